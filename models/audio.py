@@ -1,0 +1,264 @@
+"""Decodes sound: bytes, a path or a file object -> mono float32 waveform at 16 kHz, in blocks. The only place that decodes.
+
+soundfile (libsndfile) reads WAV, FLAC, OGG Vorbis, OGG Opus, MP3, AIFF; PyAV (FFmpeg) reads M4A, AAC, MP4, WebM. Memory does not grow
+with the length of the sound. Knows nothing of frames, networks, HTTP or settings.
+"""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import av.error
+import numpy as np
+import soundfile
+import soxr
+
+from models.errors import (
+    AudioEmpty,
+    AudioNotFinite,
+    AudioTooLong,
+    AudioUndecodable,
+    AudioUnsupported,
+    WrongPath,
+)
+from models.frontend import SAMPLE_RATE_HZ, FloatArray
+
+AudioSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+
+MIN_SAMPLE_RATE_HZ = 4_000
+MAX_SAMPLE_RATE_HZ = 192_000
+MAX_CHANNELS = 8
+MAX_LEVEL = 1e6  # times full scale: beyond this the samples are no sound, and squares overflow
+BLOCK_FRAMES = 1 << 17  # sample frames decoded at a time: 3 s at 44.1 kHz
+CAREFUL_FRAMES = 1 << 10  # and from the start of a block that fails, so that little before the fault is lost
+FORMATS = "WAV, FLAC, OGG (Vorbis, Opus), MP3, M4A/AAC, MP4 or WebM"
+
+# What FFmpeg may open. Playlists and other formats that name further files stay out.
+AV_OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,matroska,webm,aac", "protocol_whitelist": ""}
+
+# What libsndfile writes into its log about a file that ends before its header or its container says.
+TRUNCATION_SIGNS = ("Last page lacks an end-of-stream bit", "without an End-Of-Stream flag", "Junk after the last page")
+STREAMED_WAV_SIZES = (0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF)  # placeholders of programs that write WAV to a pipe
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much sound one input may hold; None is no limit.
+
+    `max_duration_s` bounds the sound, `max_samples` (frames x channels) the work of decoding it, whatever the header claims.
+    """
+
+    max_duration_s: float | None = None
+    max_samples: int | None = None
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass
+class AudioReader:
+    """One opened sound. `blocks()` gives its waveform once; then `duration_s` and `warnings` are final.
+
+    Raises AudioEmpty, AudioUndecodable, AudioUnsupported, AudioTooLong, AudioNotFinite, on opening or while reading.
+    """
+
+    source: AudioSource
+    limits: Limits = NO_LIMITS
+    warnings: list[str] = field(default_factory=list)
+    duration_s: float = 0.0
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """The waveform, mono at 16 kHz, in blocks [n] that are not empty (a very short sound may give one empty block)."""
+        sample_rate_hz, channel_blocks = _open(self.source, self.limits, self.warnings)
+        resampler = soxr.ResampleStream(sample_rate_hz, SAMPLE_RATE_HZ, 1, "float32", "HQ")
+        frames = 0
+        for block in channel_blocks:
+            frames += len(block)
+            self.duration_s = frames / sample_rate_hz
+            self._check_amount(frames, block.shape[1])
+            mono = _average_channels(block)
+            _check_samples(mono, frames - len(block), sample_rate_hz)
+            resampled = mono if sample_rate_hz == SAMPLE_RATE_HZ else resampler.resample_chunk(mono)
+            if len(resampled):
+                yield resampled
+        if not frames:
+            raise AudioUndecodable("the file holds no samples (only a header, or none that can be decoded)")
+        if sample_rate_hz != SAMPLE_RATE_HZ:
+            yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+    def _check_amount(self, frames: int, channels: int) -> None:
+        limit = self.limits
+        if limit.max_duration_s is not None and self.duration_s > limit.max_duration_s:
+            raise _too_long(limit.max_duration_s)
+        if limit.max_samples is not None and frames * channels > limit.max_samples:
+            raise AudioTooLong(
+                f"more than {limit.max_samples:,} samples in all channels: send fewer channels, a lower sample rate or shorter pieces"
+            )
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A whole sound: samples [T] at 16 kHz, the source's duration, and what was odd about it."""
+
+    samples: FloatArray
+    duration_s: float
+    warnings: tuple[str, ...]
+
+
+def load_audio(source: AudioSource, limits: Limits = NO_LIMITS) -> Waveform:
+    """Bytes, a path or a file object -> the whole waveform [T], mono float32 at 16 kHz. Raises as AudioReader."""
+    reader = AudioReader(source, limits)
+    samples = np.concatenate(list(reader.blocks()))
+    return Waveform(samples, reader.duration_s, tuple(reader.warnings))
+
+
+def _open(source: AudioSource, limits: Limits, warnings: list[str]) -> tuple[int, Iterator[FloatArray]]:
+    """The source's sample rate and its sample frames in blocks [n, channels]."""
+    stream, close = _as_stream(source)
+    try:
+        sound = soundfile.SoundFile(stream)
+    except soundfile.LibsndfileError as error:
+        stream.seek(0)
+        return _open_av(stream, close, limits, warnings, first_error=error)
+    _check_header(sound.samplerate, sound.channels, sound.frames, limits)
+    return sound.samplerate, _read_soundfile(sound, close, warnings)
+
+
+def _as_stream(source: AudioSource) -> tuple[BinaryIO, Callable[[], None]]:
+    """A seekable stream over the source, and what closes it (nothing, for a stream that is the caller's)."""
+    if isinstance(source, (str, os.PathLike)):
+        try:
+            stream: BinaryIO = Path(source).open("rb")
+        except OSError as error:
+            raise WrongPath(f"{source}: {error.strerror or error}") from error
+        if not os.fstat(stream.fileno()).st_size:
+            stream.close()
+            raise AudioEmpty("the file is empty (0 bytes)")
+        return stream, stream.close
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        if not len(source):
+            raise AudioEmpty("no bytes were sent: put the sound in the body")
+        return io.BytesIO(source), lambda: None
+    source.seek(0)
+    return source, lambda: None
+
+
+def _check_header(sample_rate_hz: int, channels: int, frames: int, limits: Limits) -> None:
+    """Refuses, before a sample is decoded, what the header alone rules out."""
+    if not MIN_SAMPLE_RATE_HZ <= sample_rate_hz <= MAX_SAMPLE_RATE_HZ:
+        raise AudioUnsupported(
+            f"a sample rate of {sample_rate_hz} Hz: supported are {MIN_SAMPLE_RATE_HZ} to {MAX_SAMPLE_RATE_HZ} Hz"
+        )
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise AudioUnsupported(f"{channels} channels: supported are 1 to {MAX_CHANNELS}; mix them down first")
+    if limits.max_duration_s is not None and frames / sample_rate_hz > limits.max_duration_s:
+        raise _too_long(limits.max_duration_s)
+
+
+def _too_long(max_duration_s: float) -> AudioTooLong:
+    return AudioTooLong(
+        f"longer than the limit of {max_duration_s:g} s: send it in pieces, or classify it from the command line, which has no limit"
+    )
+
+
+def _average_channels(block: FloatArray) -> FloatArray:
+    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+
+
+def _check_samples(mono: FloatArray, first_frame: int, sample_rate_hz: int) -> None:
+    if len(mono) and not (mono.max() <= MAX_LEVEL and mono.min() >= -MAX_LEVEL):  # NaN fails every comparison
+        raise AudioNotFinite(
+            f"samples that are NaN, infinite or absurdly large, between {first_frame / sample_rate_hz:.1f} s and "
+            f"{(first_frame + len(mono)) / sample_rate_hz:.1f} s: repair or re-export the file"
+        )
+
+
+def _read_soundfile(sound: soundfile.SoundFile, close: Callable[[], None], warnings: list[str]) -> Iterator[FloatArray]:
+    """Sample frames in blocks [n, channels]; a file that ends early gives what it has and a warning."""
+    frames, fault = 0, ""
+    try:
+        for size in (BLOCK_FRAMES, CAREFUL_FRAMES):
+            try:
+                if fault:
+                    sound.seek(frames)
+                while len(block := sound.read(size, dtype="float32", always_2d=True)):
+                    frames += len(block)
+                    yield block
+                break
+            except soundfile.LibsndfileError as error:
+                fault = fault or error.error_string
+        if fault and not frames:
+            raise AudioUndecodable(f"damaged from its first samples on: {fault}")
+        if fault or frames < sound.frames or _looks_truncated(sound.extra_info):
+            warnings.append(_truncated(frames / sound.samplerate, fault))
+    finally:
+        sound.close()
+        close()
+
+
+def _looks_truncated(log: str) -> bool:
+    """Does libsndfile's log say that the container ends before its own end?"""
+    if any(sign in log for sign in TRUNCATION_SIGNS):
+        return True
+    for line in log.splitlines():
+        claimed, _, actual = line.removeprefix("data : ").partition(" (should be ")
+        if line.startswith("data : ") and actual and claimed.isdigit():
+            return int(claimed) not in STREAMED_WAV_SIZES and int(claimed) > int(actual.rstrip(")"))
+    return False
+
+
+def _truncated(heard_s: float, fault: str) -> str:
+    reason = f" ({fault.removeprefix('Error : ').rstrip('.')})" if fault else ""
+    return f"truncated: the file ends early{reason}; the answer covers the {heard_s:.2f} s that could be decoded"
+
+
+def _open_av(
+    stream: BinaryIO, close: Callable[[], None], limits: Limits, warnings: list[str], first_error: Exception
+) -> tuple[int, Iterator[FloatArray]]:
+    """As _open, through FFmpeg, for what libsndfile does not know."""
+    try:
+        container = av.open(stream, options=AV_OPTIONS, metadata_errors="ignore")
+    except (av.error.FFmpegError, ValueError, OSError, EOFError) as error:
+        close()
+        raise AudioUndecodable(f"not a sound that can be decoded: send {FORMATS}") from (error or first_error)
+    if not container.streams.audio:
+        container.close()
+        close()
+        raise AudioUndecodable("the file has no audio track")
+    track = container.streams.audio[0]
+    claimed_s = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
+    claimed_s = claimed_s or (container.duration or 0) / av.time_base
+    sample_rate_hz, channels = track.codec_context.sample_rate, track.codec_context.channels
+    _check_header(sample_rate_hz, channels, int(claimed_s * sample_rate_hz), limits)
+    return sample_rate_hz, _read_av(container, sample_rate_hz, claimed_s, close, warnings)
+
+
+def _read_av(
+    container: av.container.InputContainer,
+    sample_rate_hz: int,
+    claimed_s: float,
+    close: Callable[[], None],
+    warnings: list[str],
+) -> Iterator[FloatArray]:
+    """Sample frames in blocks [n, channels] of the first audio track."""
+    convert = av.AudioResampler(format="fltp")
+    frames, fault = 0, ""
+    try:
+        for decoded in container.decode(audio=0):
+            for piece in convert.resample(decoded):
+                block = piece.to_ndarray().T.astype(np.float32, copy=False)
+                frames += len(block)
+                yield block
+    except (av.error.FFmpegError, ValueError) as error:
+        fault = getattr(error, "strerror", None) or str(error)
+        if not frames:
+            raise AudioUndecodable(f"not a sound that can be decoded: {fault}") from error
+    finally:
+        container.close()
+        close()
+    if frames and (fault or frames / sample_rate_hz < claimed_s - 0.2):
+        warnings.append(_truncated(frames / sample_rate_hz, fault))

@@ -1,0 +1,76 @@
+"""One tree of errors. Each class is one kind of failure; the message carries the fact the reader needs and the next step.
+
+`slug` is the stable name that the command line's JSON and the HTTP problem types use. Knows nothing of HTTP or exit codes.
+"""
+
+
+class EarshotError(Exception):
+    """Anything that Earshot itself refuses or cannot do."""
+
+    slug = "internal"
+
+
+class BadInput(EarshotError):
+    """The caller's input or usage is at fault: trying again without a change does not help."""
+
+    slug = "bad-input"
+
+
+class WrongPath(BadInput):
+    """A path that does not exist or may not be read."""
+
+    slug = "wrong-path"
+
+
+class AudioEmpty(BadInput):
+    """No bytes at all."""
+
+    slug = "audio-empty"
+
+
+class AudioUndecodable(BadInput):
+    """Not a sound in a format that Earshot reads, or one without a single sample."""
+
+    slug = "audio-undecodable"
+
+
+class AudioTooLong(BadInput):
+    """More sound than the limit allows."""
+
+    slug = "audio-too-long"
+
+
+class AudioNotFinite(BadInput):
+    """Samples that are NaN or infinite."""
+
+    slug = "audio-not-finite"
+
+
+class AudioUnsupported(BadInput):
+    """Decodable, but with a sample rate or a channel count outside the supported range."""
+
+    slug = "audio-unsupported"
+
+
+class BadOption(BadInput):
+    """An option with a value that does not exist; the message names the allowed ones."""
+
+    slug = "bad-option"
+
+
+class WeightsMissing(EarshotError):
+    """No weights where they were looked for."""
+
+    slug = "weights-missing"
+
+
+class WeightsCorrupt(EarshotError):
+    """Weights whose hash is not the pinned one, or whose content does not parse."""
+
+    slug = "weights-corrupt"
+
+
+class Overloaded(EarshotError):
+    """Every queue is full: worth another try a little later."""
+
+    slug = "overloaded"

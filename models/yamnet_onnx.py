@@ -1,0 +1,120 @@
+"""YAMNet as ONNX graphs, built from plain arrays without torch: int8 with the TFLite file's own scales, or float32.
+
+Both take "patches" [P, 96, 64] float32 (log-mel, offset 0.001) and give "scores" [P, C] and "embeddings" [P, 1024].
+The int8 graph is exact Q/DQ: every scale and zero point is the file's, activations moved from int8 to uint8 by adding 128
+to the zero points (the same numbers; uint8 x int8 is what CPUs multiply fast). ReLU6 is in the scales: they end at 6.
+"""
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from models.frontend import MEL_BANDS, PATCH_FRAMES
+from models.tflite import Layer, Quantization, YamnetArrays
+
+OPSET = 17
+IR_VERSION = 8
+
+
+class GraphBuilder:
+    """Collects nodes and initializers of one ONNX graph."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, values: NDArray[np.generic]) -> str:
+        """Stores an array under a name, and gives the name."""
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: object) -> str:
+        """Adds one node with one output, and gives the output's name."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def model(self, outputs: dict[str, int], name: str) -> onnx.ModelProto:
+        """The finished graph: "patches" [P, 96, 64] -> each output [P, width]. Raises onnx's error when it is not sound."""
+        patches = helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["P", PATCH_FRAMES, MEL_BANDS])
+        results = [helper.make_tensor_value_info(o, TensorProto.FLOAT, ["P", width]) for o, width in outputs.items()]
+        graph = helper.make_graph(self.nodes, name, [patches], results, self.initializers)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        onnx.checker.check_model(model)
+        return model
+
+
+def _convolution_attributes(layer: Layer) -> dict[str, object]:
+    """TensorFlow's SAME: on even sizes a stride of 2 pads only at the bottom and the right."""
+    kernel = layer.weight.shape[2]
+    before = (kernel - 1) // 2 if layer.stride == 1 else 0
+    after = (kernel - 1) // 2
+    return {"strides": [layer.stride] * 2, "pads": [before, before, after, after], "group": layer.groups}
+
+
+def build_yamnet_float(arrays: YamnetArrays) -> onnx.ModelProto:
+    """The float32 graph with the dequantized weights and explicit ReLU6."""
+    graph = GraphBuilder()
+    axis = graph.constant("channel_axis", np.array([1], np.int64))
+    zero, six = graph.constant("zero", np.float32(0)), graph.constant("six", np.float32(6))
+    hidden = graph.node("Unsqueeze", ["patches", axis], "image")
+    for number, layer in enumerate(arrays.convolutions):
+        name = f"convolutions.{number}"
+        weight = graph.constant(f"{name}.weight", layer.float_weight())
+        bias = graph.constant(f"{name}.bias", layer.float_bias())
+        hidden = graph.node("Conv", [hidden, weight, bias], name, **_convolution_attributes(layer))
+        hidden = graph.node("Clip", [hidden, zero, six], f"{name}.relu6")
+    pooled = graph.node("GlobalAveragePool", [hidden], "pooled")
+    graph.node("Flatten", [pooled], "embeddings")
+    weight = graph.constant("dense.weight", arrays.dense.float_weight()[:, :, 0, 0])
+    bias = graph.constant("dense.bias", arrays.dense.float_bias())
+    logits = graph.node("Gemm", ["embeddings", weight, bias], "logits", transB=1)
+    graph.node("Sigmoid", [logits], "scores")
+    return graph.model({"scores": len(arrays.dense.bias), "embeddings": arrays.dense.weight.shape[1]}, "yamnet-float")
+
+
+class _QuantizedGraph(GraphBuilder):
+    """Adds the Q/DQ pairs."""
+
+    def requantize(self, tensor: str, to: Quantization, name: str) -> str:
+        """Float tensor -> uint8 with the given scale -> float again."""
+        scale = self.constant(f"{name}.scale", np.float32(to.scale))
+        zero_point = self.constant(f"{name}.zero_point", np.uint8(to.zero_point + 128))
+        quantized = self.node("QuantizeLinear", [tensor, scale, zero_point], f"{name}.q")
+        return self.node("DequantizeLinear", [quantized, scale, zero_point], f"{name}.dq")
+
+    def constants(self, layer: Layer, name: str) -> tuple[str, str]:
+        """The layer's int8 weight and int32 bias, dequantized in the graph."""
+        weight = self._dequantized(f"{name}.weight", layer.weight, layer.weight_scale)
+        bias = self._dequantized(f"{name}.bias", layer.bias, layer.bias_scale)
+        return weight, bias
+
+    def _dequantized(self, name: str, values: NDArray[np.generic], scales: NDArray[np.float32]) -> str:
+        per_channel = len(scales) > 1
+        scale = self.constant(f"{name}.scale", scales if per_channel else scales[0])
+        zero_points = np.zeros(len(scales), values.dtype)
+        zero_point = self.constant(f"{name}.zero_point", zero_points if per_channel else zero_points[0])
+        axis = {"axis": 0} if per_channel else {}
+        return self.node("DequantizeLinear", [self.constant(name, values), scale, zero_point], f"{name}.dq", **axis)
+
+
+def build_yamnet_int8(arrays: YamnetArrays) -> onnx.ModelProto:
+    """The int8 graph: the TFLite file's quantized network, number for number."""
+    graph = _QuantizedGraph()
+    axis = graph.constant("channel_axis", np.array([1], np.int64))
+    image = graph.node("Unsqueeze", ["patches", axis], "image")
+    hidden = graph.requantize(image, arrays.patch, "patch")
+    for number, layer in enumerate(arrays.convolutions):
+        name = f"convolutions.{number}"
+        weight, bias = graph.constants(layer, name)
+        hidden = graph.node("Conv", [hidden, weight, bias], name, **_convolution_attributes(layer))
+        hidden = graph.requantize(hidden, layer.output, name)
+    pooled = graph.node("GlobalAveragePool", [hidden], "pooled")
+    pooled = graph.requantize(pooled, arrays.mean, "pooled")
+    graph.node("Flatten", [pooled], "embeddings")
+    weight, bias = graph.constants(arrays.dense, "dense")
+    logits = graph.node("Conv", [pooled, weight, bias], "dense")  # on 1 x 1 images: the dense layer
+    logits = graph.requantize(logits, arrays.dense.output, "logits")
+    sigmoid = graph.node("Sigmoid", [logits], "sigmoid")
+    graph.node("Flatten", [graph.requantize(sigmoid, arrays.scores, "sigmoid")], "scores")
+    return graph.model({"scores": len(arrays.dense.bias), "embeddings": arrays.dense.weight.shape[1]}, "yamnet-int8")
