@@ -26,6 +26,8 @@ MEL_HIGH_HZ = 7500.0
 YAMNET_OFFSET = 0.001
 VGGISH_OFFSET = 0.01
 
+TAIL_FRAMES = 2  # beyond the frames that cover a sound: they begin in its last samples, and pad its last patch
+
 PATCH_FRAMES = 96
 PATCH_S = PATCH_FRAMES * HOP_S  # 0.96 s
 PATCH_HOP_S = 0.48  # YAMNet's; VGGish's patches do not overlap
@@ -69,8 +71,8 @@ def _audible_bins() -> tuple[slice, FloatArray]:
 
 
 def frame_count(samples: int) -> int:
-    """How many frames cover a waveform of so many samples; at least one."""
-    return 1 + math.ceil(max(samples - WINDOW_SAMPLES, 0) / HOP_SAMPLES)
+    """How many frames a waveform of so many samples gives: those that cover it, at least one, and the tail."""
+    return 1 + math.ceil(max(samples - WINDOW_SAMPLES, 0) / HOP_SAMPLES) + TAIL_FRAMES
 
 
 def _log_mel_of_windows(windows: FloatArray, offset: float) -> FloatArray:
@@ -102,10 +104,10 @@ class LogMelStream:
         return self._log_mel(waveform, blocks)
 
     def finish(self) -> FloatArray:
-        """The frames [f, 64] over the samples that are left; one frame for a waveform without samples."""
+        """The frames [f, 64] over the samples that are left; a waveform without samples gives frame_count(0)."""
         missing = frame_count(len(self._rest))
-        if self._frames and len(self._rest) <= WINDOW_SAMPLES - HOP_SAMPLES:
-            missing = 0  # earlier frames cover them
+        if self._frames:  # earlier frames cover the first 240 samples of the rest
+            missing = 1 + math.ceil((len(self._rest) - WINDOW_SAMPLES) / HOP_SAMPLES) + TAIL_FRAMES
         blocks = math.ceil(missing / BLOCK_FRAMES)
         padded = np.zeros(blocks * BLOCK_SAMPLES + WINDOW_SAMPLES - HOP_SAMPLES, np.float32)
         padded[: len(self._rest)] = self._rest
@@ -122,7 +124,7 @@ class LogMelStream:
 
 
 def log_mel(waveform: FloatArray, offset: float = YAMNET_OFFSET) -> FloatArray:
-    """Log-mel: waveform [T] at 16 kHz -> [F, 64], one frame per 10 ms; the last frame is padded with zeros."""
+    """Log-mel: waveform [T] at 16 kHz -> [F, 64], one frame per 10 ms; the last frames are padded with zeros."""
     stream = LogMelStream(offset)
     return np.concatenate([stream.push(np.asarray(waveform, np.float32)), stream.finish()])
 
@@ -141,13 +143,16 @@ def hop_frames(hop_s: float) -> int:
 
 
 def patch_count(frames: int, hop: int) -> int:
-    """How many patches cover so many frames, `hop` frames apart; at least one."""
-    return 1 + math.ceil(max(frames - PATCH_FRAMES, 0) / hop)
+    """How many patches cover a sound of so many frames, `hop` frames apart; at least one."""
+    return 1 + math.ceil(max(frames - TAIL_FRAMES - PATCH_FRAMES, 0) / hop)
 
 
-def split_patches(frames: FloatArray, hop: int, offset: float) -> FloatArray:
-    """Log-mel [F, 64] -> patches [P, 96, 64], `hop` frames apart; the last one is padded with silence, log(offset)."""
-    count = patch_count(len(frames), hop)
+def split_patches(frames: FloatArray, hop: int, offset: float, count: int | None = None) -> FloatArray:
+    """Log-mel [F, 64] -> its first `count` patches [P, 96, 64] (all, by default), `hop` frames apart.
+
+    Where the frames end before the last patch does, silence follows: log(offset).
+    """
+    count = count or patch_count(len(frames), hop)
     missing = (count - 1) * hop + PATCH_FRAMES - len(frames)
     if missing > 0:
         silence = np.full((missing, MEL_BANDS), np.log(np.float32(offset)), np.float32)

@@ -26,7 +26,9 @@ from models.audio import NO_LIMITS, AudioReader, AudioSource, Limits
 from models.bundle import Bundle
 from models.errors import AudioNotFinite
 from models.frontend import (
+    MEL_BANDS,
     PATCH_FRAMES,
+    TAIL_FRAMES,
     YAMNET_OFFSET,
     FloatArray,
     LogMelStream,
@@ -80,10 +82,10 @@ class Scorer:
         """The hop between patches in seconds: the caller's, else the model's own, in whole frames."""
         return hop_frames(options.hop_s or self.bundle.card.front_end.hop_s) / 100
 
-    def patches(self, frames: FloatArray, hop_s: float) -> FloatArray:
-        """Log-mel [F, 64] with YAMNet's offset -> this network's patches [P, 96, 64]."""
+    def patches(self, frames: FloatArray, hop_s: float, count: int | None = None) -> FloatArray:
+        """Log-mel [F, 64] with YAMNet's offset -> this network's first `count` patches [P, 96, 64], or all."""
         offset = self.bundle.card.front_end.log_offset
-        return split_patches(with_offset(frames, YAMNET_OFFSET, offset), hop_frames(hop_s), offset)
+        return split_patches(with_offset(frames, YAMNET_OFFSET, offset), hop_frames(hop_s), offset, count)
 
     def score(self, blocks: Iterable[FloatArray], hop_s: float) -> Scored:
         """Log-mel in blocks [f, 64] -> scores [P, C]; memory does not grow but with the scores."""
@@ -96,21 +98,19 @@ class Scorer:
 
     def _batches(self, blocks: Iterable[FloatArray], hop_s: float) -> Iterator[FloatArray]:
         """Patches [p, 96, 64], p <= BATCH_PATCHES, over frames that come in blocks."""
-        hop, rest, began = hop_frames(hop_s), [], False
+        hop = hop_frames(hop_s)
         batch = (BATCH_PATCHES - 1) * hop + PATCH_FRAMES
+        frames = np.empty((0, MEL_BANDS), np.float32)
+        waiting: list[FloatArray] = []
         for block in blocks:
-            rest.append(block)
-            if sum(map(len, rest)) <= batch:
+            waiting.append(block)
+            if len(frames) + sum(map(len, waiting)) <= batch + TAIL_FRAMES:
                 continue
-            frames = np.concatenate(rest)
-            while len(frames) > batch:  # so that something is left, and the last patch is padded once
-                yield self.patches(frames[:batch], hop_s)
-                frames, began = frames[BATCH_PATCHES * hop :], True
-            rest = [frames]
-        frames = np.concatenate(rest)
-        covered = PATCH_FRAMES - hop if began else 0
-        if not began or len(frames) > covered:
-            yield self.patches(frames, hop_s)
+            frames, waiting = np.concatenate([frames, *waiting]), []
+            while len(frames) > batch + TAIL_FRAMES:  # so that at least one patch is left for the end
+                yield self.patches(frames[:batch], hop_s, BATCH_PATCHES)
+                frames = frames[BATCH_PATCHES * hop :]
+        yield self.patches(np.concatenate([frames, *waiting]), hop_s)
 
 
 def is_unsure(scored: Scored, unsure_below: float) -> bool:
@@ -131,10 +131,10 @@ def why_ask(mode: OpinionMode, available: bool, unsure: bool, sampled: bool) -> 
     return (True, "sampled") if sampled else (False, "not_needed")
 
 
-def second_opinion(head: Scorer, scored: Scored, why: Why, answer: Answer, options: Options) -> SecondOpinion:
+def second_opinion(head: Bundle, scored: Scored, why: Why, answer: Answer, options: Options) -> SecondOpinion:
     """The head's scores [P, K] -> its part of the answer."""
-    labels = list_labels(scored.scores, head.bundle.labels, options)
-    return SecondOpinion(asked=True, why=why, model=head.bundle.card.name, labels=labels, agrees=agrees(labels, answer))
+    labels = list_labels(scored.scores, head.labels, options)
+    return SecondOpinion(asked=True, why=why, model=head.card.name, labels=labels, agrees=agrees(labels, answer))
 
 
 @dataclass(frozen=True)
@@ -160,5 +160,5 @@ class Tagger:
             answer.second_opinion = SecondOpinion(asked=False, why=why)
             return answer
         again = self.head.score(read_frames(AudioReader(source, self.limits)), self.head.bundle.card.front_end.hop_s)
-        answer.second_opinion = second_opinion(self.head, again, why, answer, options)
+        answer.second_opinion = second_opinion(self.head.bundle, again, why, answer, options)
         return answer

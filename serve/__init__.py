@@ -1,0 +1,1 @@
+"""Ray Serve: stages, their composition, the HTTP API. Holds no signal processing and no network."""

@@ -1,0 +1,103 @@
+"""A greedy batcher: whenever the worker is free it takes what is queued, a few patches of each request in turn. Never waits for more.
+
+Knows nothing of Ray, HTTP or sounds.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from models.frontend import FloatArray
+from models.runtime import Network
+
+BATCH_PATCHES = 32
+TURN_PATCHES = 10  # of one request at a time: a 5-s clip in one turn, while a long clip lets short ones pass
+
+
+@dataclass
+class _Request:
+    patches: FloatArray
+    done: asyncio.Future[tuple[FloatArray, FloatArray]]
+    queued_s: float = field(default_factory=time.perf_counter)
+    started: int = 0
+    outputs: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.patches) - self.started
+
+
+class GreedyBatcher:
+    """Runs a network over the patches of many requests. A patch's result does not depend on what it is batched with."""
+
+    def __init__(
+        self, network: Network, worker: Executor, batch: int = BATCH_PATCHES, turn: int = TURN_PATCHES
+    ) -> None:
+        self._network = network
+        self._worker = worker
+        self._batch = batch
+        self._turn = turn
+        self._queue: deque[_Request] = deque()
+        self._drainer: asyncio.Task[None] | None = None
+        self.observe: Callable[[float, float], None] = lambda queue_s, compute_s: None
+
+    async def run(self, patches: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Patches [P, 96, 64] -> scores [P, C], embeddings [P, D]. Raises what the network raises."""
+        request = _Request(patches, asyncio.get_running_loop().create_future())
+        self._queue.append(request)
+        if self._drainer is None or self._drainer.done():
+            self._drainer = asyncio.create_task(self._drain())
+        return await request.done
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        while shares := self._take():
+            patches = np.concatenate([request.patches[start:stop] for request, start, stop in shares])
+            began_s = time.perf_counter()
+            try:
+                scores, embeddings = await loop.run_in_executor(self._worker, self._network, patches)
+            except Exception as error:  # the network's; every request of the batch must hear of it
+                self._fail(shares, error)
+                continue
+            compute_s = time.perf_counter() - began_s
+            first = 0
+            for request, start, stop in shares:
+                rows = slice(first, first := first + stop - start)
+                self._deliver(request, (scores[rows], embeddings[rows]))
+                if start == 0:
+                    self.observe(began_s - request.queued_s, compute_s)
+
+    def _take(self) -> list[tuple[_Request, int, int]]:
+        """The next batch: (request, first patch, end), a turn of each request in the order they wait."""
+        shares, room = [], self._batch
+        for _ in range(len(self._queue)):
+            if not room:
+                break
+            request = self._queue.popleft()
+            if request.done.done():  # cancelled, or failed
+                continue
+            count = min(request.waiting, self._turn, room)
+            shares.append((request, request.started, request.started + count))
+            request.started += count
+            room -= count
+            if request.waiting:
+                self._queue.append(request)
+        return shares
+
+    @staticmethod
+    def _deliver(request: _Request, output: tuple[FloatArray, FloatArray]) -> None:
+        request.outputs.append(output)
+        if sum(len(scores) for scores, _ in request.outputs) == len(request.patches) and not request.done.done():
+            scores, embeddings = zip(*request.outputs, strict=True)
+            request.done.set_result((np.concatenate(scores), np.concatenate(embeddings)))
+
+    @staticmethod
+    def _fail(shares: list[tuple[_Request, int, int]], error: Exception) -> None:
+        for request, _, _ in shares:
+            if not request.done.done():
+                request.done.set_exception(error)

@@ -1,0 +1,105 @@
+"""Shapes of the HTTP API beyond models.answer: the documents in and out, and the builder's arguments."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.answer import ModelName
+from models.runtime import Device
+
+
+class ClassificationScore(BaseModel):
+    """One label in the shape of Hugging Face's audio-classification task."""
+
+    label: str
+    score: float
+
+
+class ClassificationParameters(BaseModel):
+    """Parameters of Hugging Face's task. AudioSet's scores are independent: a softmax over them would be no probability."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
+    function_to_apply: Literal["sigmoid", "none"] | None = None
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Embeddings per patch: embeddings[patch][dimension], with the patches' start and length in seconds."""
+
+    request_id: str
+    duration_s: float
+    model: ModelName
+    start_s: list[float]
+    length_s: float
+    embeddings: list[list[float]]
+    warnings: list[str]
+
+
+class ServedModel(BaseModel):
+    """One model that the service holds."""
+
+    name: str
+    version: str
+    role: Literal["tagger", "second-opinion"]
+    labels: list[str]
+    weights_sha256: str
+    licence: str
+    accuracy: str | None
+
+
+class ModelsAnswer(BaseModel):
+    """What is served."""
+
+    models: list[ServedModel]
+
+
+class StageScaling(BaseModel):
+    """How one deployment scales: a fixed number of replicas, or between two bounds on its own backlog."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(4, ge=1)
+    replicas: int | None = Field(None, ge=1, description="a fixed number instead of scaling")
+    target_ongoing_requests: float = Field(4, gt=0)
+    upscale_delay_s: float = Field(0, ge=0)
+    downscale_delay_s: float = Field(60, ge=0)
+    max_ongoing_requests: int = Field(64, ge=1)
+    max_queued_requests: int = Field(128, ge=-1)
+    num_cpus: float = Field(1, ge=0)
+    num_gpus: float = Field(0, ge=0)
+
+
+class ServiceArgs(BaseModel):
+    """Arguments of serve.app:build. Paths are as the replicas see them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # What to serve.
+    weights: Path | None = Field(None, description="a folder with YAMNet's files or a bundle; looked for when None")
+    weights_folder: Path | None = None
+    head: Path | None = None
+    cache: Path | None = None
+    download: bool = True
+    device: Device = "auto"
+    second_opinion_rate: float = Field(0.05, ge=0, le=1)
+    unsure_below: float = Field(0.5, ge=0, le=1)
+
+    # How the stages are placed and scaled.
+    placement: Literal["fused", "separate"] = "separate"
+    api: StageScaling = StageScaling()
+    spectrogram: StageScaling = StageScaling()
+    yamnet: StageScaling = StageScaling()
+    vggish_head: StageScaling = StageScaling()
+
+    # What the API lets through.
+    api_keys: list[str] = []
+    cors_origins: list[str] = []
+    access_log: Path | None = None
+    max_body_bytes: int = 64 << 20
+    max_duration_s: float = 600
+    max_in_flight: int = 64
+    deadline_s: float = 30
+    body_timeout_s: float = 20
