@@ -1,0 +1,92 @@
+"""A load generator that costs little: raw asyncio sockets, one keep-alive HTTP/1.1 connection per worker, bodies made beforehand."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LoadResult:
+    """What a run saw: latencies in seconds of the answered requests, their status codes, and its length in seconds."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    length_s: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Answers with status 200 per second."""
+        return self.statuses[200] / self.length_s
+
+    def quantile_ms(self, q: float) -> float:
+        """A quantile of the latency in milliseconds."""
+        ordered = sorted(self.latencies_s)
+        return 1000 * ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else float("nan")
+
+
+def make_request(port: int, path: str, body: bytes, content_type: str = "application/octet-stream") -> bytes:
+    """One whole HTTP request."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes]:
+    """Sends one request and reads its answer: status and body."""
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    status = int(head.split(" ", 2)[1])
+    headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head.split("\r\n")[1:])}
+    if headers.get("transfer-encoding") == "chunked":
+        body = b""
+        while size := int((await reader.readline()).split(b";")[0], 16):
+            body += (await reader.readexactly(size + 2))[:-2]
+        await reader.readline()
+    else:
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return status, body
+
+
+async def run_closed(port: int, requests: Sequence[bytes], connections: int, seconds: float, count: int | None = None) -> LoadResult:
+    """Each connection sends its next request when the last is answered, for so long or so many requests in all."""
+    result, sent = LoadResult(), 0
+    began_s = time.perf_counter()
+
+    async def work(first: int) -> None:
+        nonlocal sent
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        turn = first
+        while time.perf_counter() - began_s < seconds and (count is None or sent < count):
+            sent += 1
+            turn += connections
+            start_s = time.perf_counter()
+            status, _ = await send(reader, writer, requests[turn % len(requests)])
+            result.latencies_s.append(time.perf_counter() - start_s)
+            result.statuses[status] += 1
+        writer.close()
+
+    await asyncio.gather(*(work(number) for number in range(connections)))
+    result.length_s = time.perf_counter() - began_s
+    return result
+
+
+async def run_open(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> LoadResult:
+    """Requests at a fixed rate whatever the answers do; latency counts from the intended time of sending."""
+    result, idle = LoadResult(), asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+    began_s = time.perf_counter()
+
+    async def one(number: int) -> None:
+        due_s = began_s + number / rate
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        pair = idle.get_nowait() if not idle.empty() else await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        status, _ = await send(*pair, requests[number % len(requests)])
+        result.latencies_s.append(time.perf_counter() - due_s)
+        result.statuses[status] += 1
+        idle.put_nowait(pair)
+
+    await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
+    result.length_s = time.perf_counter() - began_s
+    while not idle.empty():
+        idle.get_nowait()[1].close()
+    return result

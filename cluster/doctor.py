@@ -1,0 +1,115 @@
+"""What is installed, found and free on this machine, and how to mend what is not."""
+
+import importlib.metadata
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from cluster.processes import service_memory
+from cluster.session import find_haproxy
+from cluster.settings import Settings
+from models.errors import EarshotError
+from models.weights import find_head, find_tagger
+
+NEEDED_MEMORY_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `needed`: the service cannot run without."""
+
+    what: str
+    good: bool
+    says: str
+    remedy: str = ""
+    needed: bool = False
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Everything worth knowing before `earshot up`, in the order a person would ask."""
+    checks: tuple[Callable[[Settings], Finding], ...] = (
+        _program,
+        _training,
+        _proxy,
+        _weights,
+        _second_opinion,
+        _port,
+        _gpu,
+        _memory,
+    )
+    return [check(settings) for check in checks]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _program(settings: Settings) -> Finding:
+    names = ("ray", "onnxruntime", "gradio", "soundfile", "av")
+    versions = {name: _version(name) for name in names}
+    missing = [name for name, version in versions.items() if version is None]
+    says = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    return Finding("packages", not missing, says, f"missing {', '.join(missing)}: make setup", needed=True)
+
+
+def _training(settings: Settings) -> Finding:
+    torch = _version("torch")
+    return Finding("training", bool(torch), f"torch {torch}" if torch else "no torch (not needed to serve)", "make setup")
+
+
+def _proxy(settings: Settings) -> Finding:
+    binary = find_haproxy()
+    return Finding("proxy", bool(binary), binary or "no HAProxy: Ray's own, slower proxy serves", "make setup")
+
+
+def _weights(settings: Settings) -> Finding:
+    try:
+        bundle = find_tagger(settings.model_copy(update={"download": False}).places())
+    except EarshotError as error:
+        return Finding("weights", False, "YAMNet's are not here", str(error), needed=True)
+    return Finding("weights", True, f"{bundle.card.name} {bundle.card.version}, {len(bundle.labels)} classes, {bundle.path}")
+
+
+def _second_opinion(settings: Settings) -> Finding:
+    remedy = "name a model folder with --head"
+    try:
+        head = find_head(settings.head_places())
+    except EarshotError as error:
+        return Finding("2nd opinion", False, str(error), remedy)
+    return Finding("2nd opinion", bool(head), f"{head.card.name}, {head.path}" if head else "none", remedy)
+
+
+def _port(settings: Settings) -> Finding:
+    memory = service_memory(settings.port)
+    if memory:
+        parts = sorted(memory.by_name.items(), key=lambda part: -part[1])
+        detail = ", ".join(f"{name} {mib:.0f}" for name, mib in parts)
+        return Finding("service", True, f"runs on {settings.url}: {memory.total_mib:.0f} MiB PSS ({detail})")
+    taken = any(
+        connection.laddr and connection.laddr.port == settings.port and connection.status == psutil.CONN_LISTEN
+        for connection in psutil.net_connections("tcp")
+    )
+    remedy = "stop what listens there, or use another: --port"
+    return Finding("port", not taken, f"{settings.port} is {'taken' if taken else 'free'}", remedy, needed=True)
+
+
+def _gpu(settings: Settings) -> Finding:
+    if not shutil.which("nvidia-smi"):
+        return Finding("GPU", False, "none seen (not needed)", "install NVIDIA's driver where there is a GPU")
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    seen = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    names = "; ".join(seen.stdout.split("\n")).strip("; ")
+    return Finding("GPU", seen.returncode == 0 and bool(names), names or "nvidia-smi sees none", "check the driver")
+
+
+def _memory(settings: Settings) -> Finding:
+    memory = psutil.virtual_memory()
+    free_gib, all_gib = memory.available / 2**30, memory.total / 2**30
+    says = f"{free_gib:.1f} of {all_gib:.1f} GiB free, {psutil.cpu_count()} cores"
+    return Finding("memory", free_gib >= NEEDED_MEMORY_GIB, says, "the service needs about 2 GiB: end other programs")

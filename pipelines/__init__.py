@@ -1,0 +1,1 @@
+"""Sounds in bulk. For now: the verb that classifies files."""

@@ -1,0 +1,99 @@
+"""The verb `classify`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from models.answer import Answer
+
+BAR = 20  # characters of a score of 1.0
+SHADES = " ▁▂▃▄▅▆▇█"
+
+
+def add_verbs(cli: typer.Typer) -> None:
+    """Adds it to the command line; its docstring is its help text."""
+    cli.command()(classify)
+
+
+def classify(
+    paths: Annotated[list[Path], typer.Argument(help="sound files, or folders of them", metavar="PATH...")],
+    top_k: Annotated[int, typer.Option(help="how many labels")] = 5,
+    threshold: Annotated[float, typer.Option(help="events are runs of patches that score at or above it")] = 0.3,
+    rank: Annotated[str, typer.Option(help="order labels by mean | peak")] = "mean",
+    hop_s: Annotated[float | None, typer.Option(help="seconds between patches [default: the model's, 0.48]")] = None,
+    second_opinion: Annotated[str, typer.Option(help="ask a second network: auto | always | never")] = "auto",
+    timeline: Annotated[bool, typer.Option("--timeline", help="show the scores over time")] = False,
+    json: Annotated[bool, typer.Option("--json", help="one answer per line, as JSON")] = False,
+    server: Annotated[str | None, typer.Option(help="ask a running service, as http://127.0.0.1:8000")] = None,
+    weights: Annotated[Path | None, typer.Option(help="folder with YAMNet's files, or a model folder")] = None,
+    head: Annotated[Path | None, typer.Option(help="model folder of the second opinion")] = None,
+) -> None:
+    """Say what is in sound files, when, and how sure.
+
+    Example:  `earshot classify street.wav recordings/ --json > answers.jsonl`
+    """
+    from cluster.terminal import BAD_USAGE, SOME_REJECTED, complain, err, out, reporting_errors
+
+    with reporting_errors():
+        from rich.progress import track
+
+        from cluster.settings import Settings
+        from models.answer import Options
+        from models.errors import BadInput
+        from pipelines.classify import classify_at, classify_files, classify_here, walk_sounds
+
+        fields = {"top_k": top_k, "threshold": threshold, "rank": rank, "hop_s": hop_s}
+        options = Options.model_validate(fields | {"second_opinion": second_opinion, "timeline": timeline})
+        given = {"weights_path": weights, "head": head}
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        files = list(walk_sounds(paths))
+        if not files:
+            raise BadInput("no sound files there: name files, or folders that hold WAV, FLAC, OGG, MP3, M4A, MP4 or WebM")
+        classifier = classify_at(server, settings, options) if server else classify_here(settings, options)
+        rejected = 0
+        shown = track(files, "classifying", console=err, transient=True, disable=len(files) == 1)
+        for outcome in classify_files(shown, classifier):
+            if outcome.answer is None:
+                rejected += 1
+                complain(f"{outcome.path}: {outcome.reason}")
+            elif json:
+                print(f'{{"path":{_quoted(outcome.path)},{outcome.answer.model_dump_json()[1:]}', flush=True)
+            else:
+                out.print(_table(outcome.path, outcome.answer))
+        if rejected:
+            err.print(f"{len(files) - rejected} done, {rejected} rejected", highlight=False)
+            raise typer.Exit(BAD_USAGE if rejected == len(files) else SOME_REJECTED)
+
+
+def _quoted(path: Path) -> str:
+    import json
+
+    return json.dumps(str(path))
+
+
+def _table(path: Path, answer: "Answer") -> "Table":
+    """One answer for people: labels as bars, events, and what else it says."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("label", "mean", "", "peak", title=escape(f"{path}  ({answer.duration_s:g} s)"), title_justify="left")
+    for label in answer.labels:
+        table.add_row(label.label, f"{label.score:.2f}", "█" * round(label.score * BAR), f"{label.peak:.2f}")
+    lines = [f"{event.start_s:6.2f} - {event.end_s:6.2f} s  {event.label} ({event.score:.2f})" for event in answer.events]
+    if answer.timeline:
+        lines += ["timeline:"]
+        for column, label in enumerate(answer.timeline.labels):
+            shades = (SHADES[round(scores[column] * (len(SHADES) - 1))] for scores in answer.timeline.scores)
+            lines.append(f"  {label[:24]:<24} {''.join(shades)}")
+    if answer.second_opinion.asked:
+        best = answer.second_opinion.labels[0].label if answer.second_opinion.labels else "nothing"
+        verdict = "agrees" if answer.second_opinion.agrees else "disagrees"
+        lines.append(f"second opinion ({answer.second_opinion.why}): {best}, {verdict}")
+    lines += [f"warning: {warning}" for warning in answer.warnings]
+    table.caption = escape("\n".join(lines) or "no event reaches the threshold")
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,162 @@
+"""Runs the service on this machine until it is told to stop, and leaves nothing behind."""
+
+import functools
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from starlette.types import ASGIApp
+
+from cluster.processes import record_service, stop_children
+from cluster.session import open_session, prepare_environment
+from cluster.settings import Settings
+from cluster.terminal import err, out
+from models.errors import BadOption, EarshotError
+from models.weights import find_head, find_tagger
+from serve.schemas import ServiceArgs, StageScaling
+
+READY_TIMEOUT_S = 120
+
+
+def service_args(settings: Settings) -> ServiceArgs:
+    """The settings of one machine -> the builder's arguments."""
+    stage = StageScaling(
+        replicas=settings.replica_count if settings.placement == "fused" else settings.replicas or 1,
+        num_cpus=0,  # one machine: the operating system shares the cores out
+        max_ongoing_requests=settings.max_in_flight * 2,
+        max_queued_requests=settings.max_in_flight * 2,
+    )
+    return ServiceArgs(
+        weights=_absolute(settings.weights_path),
+        weights_folder=_absolute(settings.weights),
+        head=_absolute(settings.head),
+        cache=_absolute(settings.cache),
+        download=False,  # done before anything starts
+        second_opinion_rate=settings.second_opinion_rate,
+        unsure_below=settings.unsure_below,
+        placement=settings.placement,
+        api=stage,
+        spectrogram=stage,
+        yamnet=stage,
+        vggish_head=stage,
+        api_keys=[key.get_secret_value() for key in settings.api_keys],
+        cors_origins=list(settings.cors_origins),
+        access_log=_absolute(settings.access_log),
+        max_body_bytes=settings.max_body_bytes,
+        max_duration_s=settings.max_duration_s,
+        max_in_flight=settings.max_in_flight,
+        deadline_s=settings.deadline_s,
+        body_timeout_s=settings.body_timeout_s,
+    )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path.resolve() if path else None
+
+
+def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) -> None:
+    """Starts everything, says where it is, and blocks until SIGINT or SIGTERM. Raises EarshotError's kinds before Ray starts."""
+    check_port(settings.host, settings.port)
+    find_tagger(settings.places())
+    head = find_head(settings.head_places())
+    stop = _stop_on_signals()
+    prepare_environment(settings)
+    try:
+        with _progress() as progress:
+            step = progress.add_task("starting Ray", total=None)
+            with open_session(settings), record_service(settings):
+                progress.update(step, description="starting the service")
+                _deploy(settings, make_page)
+                progress.update(step, description="waiting for every stage")
+                _wait_until_ready(settings, stop)
+                progress.stop()
+                if not stop.is_set():
+                    _announce(settings, head is not None)
+                stop.wait()
+                err.print("earshot: stopping ...")
+                _shut_down()
+    finally:
+        stop_children()
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises BadOption when the port is taken or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadOption(
+                f"cannot listen on {host}:{port} ({error.strerror}): stop what runs there, or choose another with --port"
+            ) from error
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set; a second one interrupts at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return stop
+
+
+def _progress() -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    return Progress(*columns, console=err, transient=True)
+
+
+def _deploy(settings: Settings, make_page: Callable[[Settings], ASGIApp]) -> None:
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    from serve.app import APP_NAME, build, build_page
+
+    quiet = {"enable_access_log": False, "log_level": "WARNING"}
+    options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=None)
+    serve.start(http_options=options, logging_config=quiet)
+    targets = [serve.RunTarget(build(service_args(settings)), name=APP_NAME, route_prefix="/", logging_config=quiet)]
+    if settings.ui:
+        page = build_page(functools.partial(make_page, settings))
+        targets.append(serve.RunTarget(page, name="page", route_prefix="/ui", logging_config=quiet))
+    serve.run_many(targets)
+
+
+def _wait_until_ready(settings: Settings, stop: threading.Event) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while not stop.is_set():
+        try:
+            if httpx.get(f"{settings.url}/readyz", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if time.monotonic() > deadline_s:
+            raise EarshotError(f"the service did not become ready within {READY_TIMEOUT_S} s: see `earshot doctor`")
+        stop.wait(0.1)
+
+
+def _announce(settings: Settings, has_head: bool) -> None:
+    out.print(f"Earshot listens on [bold]{settings.url}[/]   (Ctrl-C stops it)", highlight=False)
+    if settings.ui:
+        out.print(f"  page      {settings.url}/ui/", highlight=False)
+    out.print(f"  API       {settings.url}/docs", highlight=False)
+    out.print(f"  try       curl -F file=@SOUND {settings.url}/v1/classify", highlight=False)
+    out.print(f"  opinion   {'a second network is asked when YAMNet is unsure' if has_head else 'none: no head (--head)'}")
+    out.print(f"  log       {settings.access_log}", highlight=False, soft_wrap=True)
+
+
+def _shut_down() -> None:
+    from ray import serve
+
+    serve.shutdown()
