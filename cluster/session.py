@@ -15,6 +15,8 @@ from cluster.settings import MIB, Settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HAPROXY_WRAPPER = Path(__file__).resolve().parent / "haproxy" / "haproxy"
+LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by an address that other hosts reach, but not this one
+PRESTARTED_WORKERS = 6  # Ray starts as many worker processes ahead as a session has CPUs; a service needs about six
 GRPC_HEADROOM_BYTES = 16 * MIB  # beside the body: frames and scores of a long clip
 
 logger = logging.getLogger("earshot")
@@ -30,8 +32,10 @@ def prepare_environment(settings: Settings) -> None:
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(settings.max_body_bytes + GRPC_HEADROOM_BYTES),
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "1",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "5",  # a proxy that takes longer is killed: 1 s is too little while starting
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "AUTOSCALER_METRIC_PORT": "-1",  # Ray's own metrics pages on all interfaces: no port, no page
+        "DASHBOARD_METRIC_PORT": "-1",
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",  # threads share their heaps: memory stays flat
         "GRADIO_ANALYTICS_ENABLED": "False",
@@ -75,16 +79,16 @@ def open_session(settings: Settings) -> Iterator[None]:
     prepare_environment(settings)
     import ray
 
-    local = settings.ray_address == "local"
-    size = {"num_cpus": max(2, os.cpu_count() or 1), "object_store_memory": settings.object_store_mib * MIB}
-    ray.init(
-        address=settings.ray_address,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        namespace="earshot",
-        **(size | {"_node_ip_address": "127.0.0.1"} if local else {"runtime_env": {"working_dir": str(CHECKOUT)}}),
-    )
+    if settings.ray_address == "local":
+        where: dict[str, object] = {
+            "address": "local",
+            "_node_ip_address": LOOPBACK,
+            "num_cpus": max(PRESTARTED_WORKERS, os.cpu_count() or 1),
+            "object_store_memory": settings.object_store_mib * MIB,
+        }
+    else:
+        where = {"address": settings.ray_address, "runtime_env": {"working_dir": str(CHECKOUT)}}
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, namespace="earshot", **where)
     try:
         yield
     finally:

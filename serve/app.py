@@ -31,6 +31,7 @@ from serve.metrics import StageMeter
 from serve.schemas import ModelsAnswer, ServedModel, ServiceArgs, StageScaling
 from serve.stages import Embedded, Listener, NetworkStage, OpinionPolicy, Spectrogram
 
+APP_NAME = "earshot"
 TRIES = 5  # of a call whose replica died: 0.05 + 0.1 + 0.2 + 0.4 s of patience
 FIRST_PAUSE_S = 0.05
 

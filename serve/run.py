@@ -1,11 +1,16 @@
 """Runs the service on this machine until it is told to stop, and leaves nothing behind."""
 
+import contextlib
 import functools
+import importlib
+import io
+import logging
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +27,7 @@ from models.weights import find_head, find_tagger
 from serve.schemas import ServiceArgs, StageScaling
 
 READY_TIMEOUT_S = 120
+QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
 def service_args(settings: Settings) -> ServiceArgs:
@@ -65,22 +71,24 @@ def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) ->
     check_port(settings.host, settings.port)
     find_tagger(settings.places())
     head = find_head(settings.head_places())
-    stop = _stop_on_signals()
     prepare_environment(settings)
     try:
         with _progress() as progress:
             step = progress.add_task("starting Ray", total=None)
-            with open_session(settings), record_service(settings):
-                progress.update(step, description="starting the service")
-                _deploy(settings, make_page)
-                progress.update(step, description="waiting for every stage")
-                _wait_until_ready(settings, stop)
-                progress.stop()
-                if not stop.is_set():
-                    _announce(settings, head is not None)
-                stop.wait()
-                err.print("earshot: stopping ...")
-                _shut_down()
+            with ThreadPoolExecutor(1) as aside:
+                aside.submit(importlib.import_module, "serve.app")  # while Ray starts
+                with open_session(settings), record_service(settings):
+                    stop = _stop_on_signals()  # after Ray has set its own handlers
+                    progress.update(step, description="starting the service")
+                    _deploy(settings, make_page)
+                    progress.update(step, description="waiting for every stage")
+                    _wait_until_ready(settings, stop)
+                    progress.stop()
+                    if not stop.is_set():
+                        _announce(settings, head is not None)
+                    stop.wait()
+                    err.print("earshot: stopping ...")
+                    _shut_down()
     finally:
         stop_children()
 
@@ -118,19 +126,38 @@ def _progress() -> Progress:
 
 
 def _deploy(settings: Settings, make_page: Callable[[Settings], ASGIApp]) -> None:
+    """Starts Ray Serve's proxies and, while they come up, the applications."""
     from ray import serve
     from ray.serve.config import HTTPOptions
 
     from serve.app import APP_NAME, build, build_page
 
-    quiet = {"enable_access_log": False, "log_level": "WARNING"}
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=None)
-    serve.start(http_options=options, logging_config=quiet)
-    targets = [serve.RunTarget(build(service_args(settings)), name=APP_NAME, route_prefix="/", logging_config=quiet)]
+    targets = [serve.RunTarget(build(service_args(settings)), name=APP_NAME, route_prefix="/", logging_config=QUIET)]
     if settings.ui:
         page = build_page(functools.partial(make_page, settings))
-        targets.append(serve.RunTarget(page, name="page", route_prefix="/ui", logging_config=quiet))
-    serve.run_many(targets)
+        targets.append(serve.RunTarget(page, name="page", route_prefix="/ui", logging_config=QUIET))
+    with ThreadPoolExecutor(1) as aside:
+        proxies = aside.submit(serve.start, http_options=options, logging_config=QUIET)
+        _wait_for_controller(proxies)
+        serve.run_many(targets)
+        proxies.result()
+
+
+def _wait_for_controller(starting: Future[None]) -> None:
+    """Returns when Serve's controller is there (or its start has failed, which is raised)."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    while True:
+        try:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            return
+        except ValueError:
+            if starting.done():
+                starting.result()
+            time.sleep(0.02)
 
 
 def _wait_until_ready(settings: Settings, stop: threading.Event) -> None:
@@ -159,4 +186,5 @@ def _announce(settings: Settings, has_head: bool) -> None:
 def _shut_down() -> None:
     from ray import serve
 
-    serve.shutdown()
+    with contextlib.redirect_stderr(io.StringIO()):  # Ray reports the controller's death as a fault
+        serve.shutdown()

@@ -1,0 +1,1 @@
+"""Small sounds that the page offers, and the script that makes them."""
