@@ -48,6 +48,5 @@ def make_page(settings: "Settings") -> "ASGIApp":
     return build_asgi(settings.url, key, settings.max_body_bytes)
 
 
-
 if __name__ == "__main__":
     main()

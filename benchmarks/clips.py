@@ -55,7 +55,9 @@ def _encode(path: Path, kind: str) -> bytes:
         return path.read_bytes()
     samples, sample_rate_hz = soundfile.read(path, dtype="float32")
     stream = io.BytesIO()
-    soundfile.write(stream, samples, sample_rate_hz, format=kind.upper(), subtype="PCM_16" if kind == "wav" else "VORBIS")
+    soundfile.write(
+        stream, samples, sample_rate_hz, format=kind.upper(), subtype="PCM_16" if kind == "wav" else "VORBIS"
+    )
     return stream.getvalue()
 
 

@@ -1,6 +1,7 @@
 """A load generator that costs little: raw asyncio sockets, one keep-alive HTTP/1.1 connection per worker, bodies made beforehand."""
 
 import asyncio
+import math
 import os
 import time
 from collections import Counter
@@ -12,11 +13,12 @@ import uvloop
 
 T = TypeVar("T")
 PATIENCE_S = 120
+DROPPED = 0
 
 
 @dataclass
 class LoadResult:
-    """What a run saw: latencies in seconds of the answered requests, their status codes, and its length in seconds."""
+    """What a run saw: latencies in seconds, status codes (DROPPED where the connection ended instead), its length in seconds."""
 
     latencies_s: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -55,23 +57,48 @@ async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
     return status, body
 
 
-async def run_closed(port: int, requests: Sequence[bytes], connections: int, seconds: float, count: int | None = None) -> LoadResult:
+class Connection:
+    """One keep-alive connection, opened when first needed and anew after the server has ended it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, request: bytes) -> int:
+        """Sends a request and gives the answer's status, or DROPPED; it does not send again."""
+        try:
+            if self._streams is None:
+                self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
+            return (await send(*self._streams, request))[0]
+        except (OSError, asyncio.IncompleteReadError):
+            self.close()
+            return DROPPED
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None
+
+
+async def run_closed(
+    port: int, requests: Sequence[bytes], connections: int, seconds: float = math.inf, count: float = math.inf
+) -> LoadResult:
     """Each connection sends its next request when the last is answered, for so long or so many requests in all."""
     result, sent = LoadResult(), 0
     began_s = time.perf_counter()
 
-    async def work(first: int) -> None:
+    async def work(turn: int) -> None:
         nonlocal sent
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
-        turn = first
-        while time.perf_counter() - began_s < seconds and (count is None or sent < count):
+        connection = Connection(port)
+        while time.perf_counter() - began_s < seconds and sent < count:
             sent += 1
-            turn += connections
             start_s = time.perf_counter()
-            status, _ = await send(reader, writer, requests[turn % len(requests)])
+            status = await connection.ask(requests[turn % len(requests)])
             result.latencies_s.append(time.perf_counter() - start_s)
             result.statuses[status] += 1
-        writer.close()
+            turn += connections
+        connection.close()
 
     await asyncio.gather(*(work(number) for number in range(connections)))
     result.length_s = time.perf_counter() - began_s
@@ -80,22 +107,22 @@ async def run_closed(port: int, requests: Sequence[bytes], connections: int, sec
 
 async def run_open(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> LoadResult:
     """Requests at a fixed rate whatever the answers do; latency counts from the intended time of sending."""
-    result, idle = LoadResult(), asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]]()
+    result, idle = LoadResult(), list[Connection]()
     began_s = time.perf_counter()
 
     async def one(number: int) -> None:
         due_s = began_s + number / rate
         await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
-        pair = idle.get_nowait() if not idle.empty() else await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
-        status, _ = await send(*pair, requests[number % len(requests)])
+        connection = idle.pop() if idle else Connection(port)
+        status = await connection.ask(requests[number % len(requests)])
         result.latencies_s.append(time.perf_counter() - due_s)
         result.statuses[status] += 1
-        idle.put_nowait(pair)
+        idle.append(connection)
 
     await asyncio.gather(*(one(number) for number in range(int(rate * seconds))))
     result.length_s = time.perf_counter() - began_s
-    while not idle.empty():
-        idle.get_nowait()[1].close()
+    for connection in idle:
+        connection.close()
     return result
 
 

@@ -11,7 +11,9 @@ from models.runtime import load_runtime
 from models.tagger import Scorer, Tagger
 
 
-@bentoml.service(workers=int(os.environ["BENCH_WORKERS"]), traffic={"timeout": 60}, logging={"access": {"enabled": False}})
+@bentoml.service(
+    workers=int(os.environ["BENCH_WORKERS"]), traffic={"timeout": 60}, logging={"access": {"enabled": False}}
+)
 class Classifier:
     """Bytes -> answer."""
 

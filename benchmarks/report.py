@@ -51,7 +51,8 @@ class Row:
         if not cells:
             return None
         middle = {
-            name: statistics.median(getattr(cell, name) for cell in cells) for name in ("rate", "p50_ms", "p99_ms", "cpu_ms")
+            name: statistics.median(getattr(cell, name) for cell in cells)
+            for name in ("rate", "p50_ms", "p99_ms", "cpu_ms")
         }
         return Cell(**middle, refused=sum(cell.refused for cell in cells))
 
@@ -67,7 +68,14 @@ def build_table(rows: Iterable[Row], limit: Row, open_rate: float) -> Table:
     table = Table(caption=_caption(rows, open_rate), caption_justify="left")
     table.add_column("system", no_wrap=True)
     table.add_column("clips")
-    for name in ("best req/s", "of limit", "CPU ms", "PSS MiB", *(f"c={c}" for c in CONNECTIONS), f"{open_rate:g}/s, ms"):
+    for name in (
+        "best req/s",
+        "of limit",
+        "CPU ms",
+        "PSS MiB",
+        *(f"c={c}" for c in CONNECTIONS),
+        f"{open_rate:g}/s, ms",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         for kind in FORMATS:

@@ -23,7 +23,7 @@ from models.answer import Options
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 WARM_UP_CONNECTIONS = 8
-BROKEN = (NotRunning, OSError, asyncio.IncompleteReadError, TimeoutError, psutil.Error, ValueError)
+BROKEN = (NotRunning, OSError, EOFError, psutil.Error, ValueError)
 
 err = Console(stderr=True)
 

@@ -67,7 +67,10 @@ def list_systems(bundle: Path) -> list[System]:
     uvicorn = ["-m", "uvicorn", "--factory", "benchmarks.peer_fastapi:build", "--port", str(PORT), "--workers", cores]
     quiet = ["--no-access-log", "--log-level", "warning"]
     bento = ["-m", "bentoml", "serve", "benchmarks.peer_bentoml:Classifier", "--host", "127.0.0.1", "--port", str(PORT)]
-    private = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(Path(tempfile.gettempdir()) / "earshot-bench-bentoml")}
+    private = {
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(Path(tempfile.gettempdir()) / "earshot-bench-bentoml"),
+    }
     return [
         System("FastAPI + uvicorn", [sys.executable, *uvicorn, *quiet], environment=given),
         earshot("fused", bundle),
@@ -122,7 +125,9 @@ def launched(system: System) -> Iterator[Launched]:
 
 def _environment(system: System) -> dict[str, str]:
     """One thread per process and our packages; none of the user's own settings but the cache."""
-    inherited = {name: v for name, v in os.environ.items() if not name.startswith("EARSHOT_") or name == "EARSHOT_CACHE"}
+    inherited = {
+        name: v for name, v in os.environ.items() if not name.startswith("EARSHOT_") or name == "EARSHOT_CACHE"
+    }
     return inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | system.environment
 
 

@@ -84,7 +84,9 @@ def fetch(
             known(name)
         for name in names:
             folder = fetch_weights(name, places)
-            out.print(f"{name}: in {folder}, hash checked, licence {known(name).licence}", highlight=False, soft_wrap=True)
+            out.print(
+                f"{name}: in {folder}, hash checked, licence {known(name).licence}", highlight=False, soft_wrap=True
+            )
 
 
 def verify(

@@ -60,7 +60,9 @@ def _program(settings: Settings) -> Finding:
 
 def _training(settings: Settings) -> Finding:
     torch = _version("torch")
-    return Finding("training", bool(torch), f"torch {torch}" if torch else "no torch (not needed to serve)", "make setup")
+    return Finding(
+        "training", bool(torch), f"torch {torch}" if torch else "no torch (not needed to serve)", "make setup"
+    )
 
 
 def _proxy(settings: Settings) -> Finding:
@@ -73,7 +75,9 @@ def _weights(settings: Settings) -> Finding:
         bundle = find_tagger(settings.model_copy(update={"download": False}).places())
     except EarshotError as error:
         return Finding("weights", False, "YAMNet's are not here", str(error), needed=True)
-    return Finding("weights", True, f"{bundle.card.name} {bundle.card.version}, {len(bundle.labels)} classes, {bundle.path}")
+    return Finding(
+        "weights", True, f"{bundle.card.name} {bundle.card.version}, {len(bundle.labels)} classes, {bundle.path}"
+    )
 
 
 def _second_opinion(settings: Settings) -> Finding:

@@ -49,7 +49,9 @@ def prepare_environment(settings: Settings) -> None:
 def _haproxy_environment(settings: Settings) -> dict[str, str]:
     binary = find_haproxy()
     if binary is None:
-        logger.warning("no HAProxy binary here: Ray's own proxy serves, several times slower. Reinstall with: make setup")
+        logger.warning(
+            "no HAProxy binary here: Ray's own proxy serves, several times slower. Reinstall with: make setup"
+        )
         return {}
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

@@ -35,7 +35,8 @@ class Options(BaseModel):
     ] = THRESHOLD
     rank: Annotated[Rank, Field(description="order labels by their mean over patches or by their peak")] = "mean"
     hop_s: Annotated[
-        float | None, Field(ge=MIN_HOP_S, le=MAX_HOP_S, description="seconds between patches; the model's own by default")
+        float | None,
+        Field(ge=MIN_HOP_S, le=MAX_HOP_S, description="seconds between patches; the model's own by default"),
     ] = None
     second_opinion: Annotated[OpinionMode, Field(description="when to ask the second network")] = "auto"
     timeline: Annotated[bool, Field(description="add the scores per patch")] = False

@@ -221,7 +221,7 @@ def _open_av(
 ) -> tuple[int, Iterator[FloatArray]]:
     """As _open, through FFmpeg, for what libsndfile does not know."""
     try:
-        container = av.open(stream, options=AV_OPTIONS, metadata_errors="ignore")
+        container = av.open(stream, "r", options=AV_OPTIONS, metadata_errors="ignore")
     except (av.error.FFmpegError, ValueError, OSError, EOFError) as error:
         close()
         raise AudioUndecodable(f"not a sound that can be decoded: send {FORMATS}") from (error or first_error)

@@ -32,7 +32,9 @@ PATCH_FRAMES = 96
 PATCH_S = PATCH_FRAMES * HOP_S  # 0.96 s
 PATCH_HOP_S = 0.48  # YAMNet's; VGGish's patches do not overlap
 
-BLOCK_FRAMES = 128  # computed at a time: fits the CPU's cache, and makes a frame's value independent of the blocks it came in
+BLOCK_FRAMES = (
+    128  # computed at a time: fits the CPU's cache, and makes a frame's value independent of the blocks it came in
+)
 BLOCK_SAMPLES = BLOCK_FRAMES * HOP_SAMPLES
 
 
@@ -52,7 +54,7 @@ def mel_matrix() -> FloatArray:
     falling = (upper - bins_mel) / (upper - center)
     matrix = np.maximum(0.0, np.minimum(rising, falling))
     matrix[0] = 0.0
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, np.float32)
 
 
 @functools.cache

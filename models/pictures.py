@@ -1,4 +1,4 @@
-"""What people look at, as PNG bytes: log-mel, timeline, bars. One look everywhere: light ink on a dark panel, on light and dark pages alike.
+"""What people look at, as PNG bytes: log-mel, timeline, bars. One look: light ink on a dark panel, for any page.
 
 Figures are made without pyplot, so that any thread may draw. Knows nothing of sounds, files or HTTP.
 """
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
@@ -21,13 +22,13 @@ from models.frontend import HOP_S, MEL_BANDS, MEL_HIGH_HZ, MEL_LOW_HZ, hz_to_mel
 # Sizes are chosen so that the text is still 10 pixels high where the picture is as wide as a phone.
 WIDTH_IN = 5.6
 DOTS_PER_INCH = 220
-TEXT_PT = 10.0
+TEXT_PT, SMALL_PT = 10.0, 8.5
 
 PANEL, INK, FAINT = "#12141c", "#e8eaf0", "#3a3f4e"
 MEAN_COLOUR, PEAK_COLOUR = "#f9a03f", "#6e5537"
-# Inferno's order of lightness, from the panel's own colour up: equal steps look equal, also without colour vision.
+# Ever lighter, as inferno is: readable without colour vision. The darkest still stands out from the panel.
 HEAT = LinearSegmentedColormap.from_list(
-    "earshot", ["#12141c", "#2b1a52", "#6a1f6e", "#b03060", "#e8603c", "#f9a03f", "#fcf3b4"]
+    "earshot", ["#1b1e2a", "#331f5c", "#6a1f6e", "#b03060", "#e8603c", "#f9a03f", "#fcf3b4"]
 )
 
 TICKS_HZ = (125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 7500.0)
@@ -40,7 +41,7 @@ def draw_log_mel(log_mel: NDArray[np.floating], hop_s: float = HOP_S) -> bytes:
     """Log-mel [F, 64], one frame per `hop_s` -> PNG with a time axis in seconds and a mel axis in Hz."""
     length_s = len(log_mel) * hop_s
     columns = _decimate(np.asarray(log_mel, np.float64))
-    figure, axes = _panel(2.3)
+    figure, axes = _panel(2.9)
     darkest, brightest = np.percentile(columns, [2, 99.8])
     axes.imshow(
         columns.T,
@@ -52,18 +53,29 @@ def draw_log_mel(log_mel: NDArray[np.floating], hop_s: float = HOP_S) -> bytes:
         interpolation="nearest",
         extent=(0.0, length_s, -0.5, MEL_BANDS - 0.5),
     )
-    axes.set_yticks(band_of(np.array(TICKS_HZ)), [_hz_text(frequency_hz) for frequency_hz in TICKS_HZ])
+    axes.set_yticks(band_of(np.array(TICKS_HZ)), [_hz_text(frequency_hz) for frequency_hz in TICKS_HZ], size=SMALL_PT)
     axes.set_ylabel("Hz")
     _time_axis(axes)
     return _png(figure)
 
 
-def draw_timeline(labels: Sequence[str], start_s: Sequence[float], length_s: float, scores: ArrayLike) -> bytes:
-    """Scores [P, K] of patches that begin at `start_s` [P] -> PNG, label by time; past 24 labels, those with the best peaks."""
+def draw_timeline(
+    labels: Sequence[str],
+    start_s: Sequence[float],
+    length_s: float,
+    scores: ArrayLike,
+    duration_s: float = math.inf,
+) -> bytes:
+    """Scores [P, K] of patches that begin at `start_s` [P] -> PNG, label by time.
+
+    Of more than 24 labels, those with the best peaks are drawn. A last patch that is padded beyond the sound's end is
+    cut at `duration_s`.
+    """
     table = np.asarray(scores, np.float64).reshape(len(start_s), len(labels))
     rows = np.sort(np.argsort(-table.max(axis=0), kind="stable")[:MAX_ROWS])
     step = _stride(len(start_s))
     edges_s = _cell_edges(np.asarray(start_s, np.float64)[::step], start_s[-1], length_s)
+    edges_s = np.minimum(edges_s, max(duration_s, edges_s[0]))
     figure, axes = _panel(1.0 + 0.3 * len(rows))
     cells = axes.pcolormesh(
         edges_s, np.arange(len(rows) + 1), _decimate(table)[:, rows].T, cmap=HEAT, vmin=0.0, vmax=1.0
@@ -73,37 +85,46 @@ def draw_timeline(labels: Sequence[str], start_s: Sequence[float], length_s: flo
     axes.hlines(np.arange(1, len(rows)), edges_s[0], edges_s[-1], colors=PANEL, linewidths=1.5)
     _time_axis(axes)
     bar = figure.colorbar(cells, ax=axes, pad=0.02, aspect=max(8, 4 * len(rows)), ticks=[0, 0.5, 1])
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.ax.tick_params(length=0)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelcolor=INK, labelsize=SMALL_PT)
     return _png(figure)
 
 
 def draw_probabilities(labels: Sequence[str], scores: Sequence[float], peaks: Sequence[float]) -> bytes:
-    """Labels with their mean score and their peak, each 0 to 1 -> PNG: a bar for the mean in front of one for the peak."""
+    """Labels with mean score and peak, each 0 to 1 -> PNG: a bar for the mean in front of one for the peak."""
     figure, axes = _panel(0.8 + 0.3 * len(labels))
     rows = np.arange(len(labels))
     axes.barh(rows, peaks, height=0.62, color=PEAK_COLOUR, label="peak")
     axes.barh(rows, scores, height=0.62, color=MEAN_COLOUR, label="mean")
     for row, (score, peak) in enumerate(zip(scores, peaks, strict=True)):
-        axes.annotate(f"{score:.2f}", (max(score, peak), row), (5, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{score:.2f}",
+            (max(score, peak), row),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
+            size=SMALL_PT,
+        )
     axes.set_yticks(rows, [_short(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlim(0, 1.1)
+    axes.set_xlim(0, 1.12)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower right", ncols=2, frameon=False, labelcolor=INK, handlelength=1, reverse=True)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=SMALL_PT, labelcolor=INK, handlelength=1)
     return _png(figure)
 
 
 def band_of(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where a frequency lies among the 64 mel bands; the two ends of the scale, half a band out, go to the picture's edge.
+    """Where a frequency lies among the 64 mel bands; the ends of the scale, half a band out, go to the picture's edge.
 
     Band b is centred on the b+1st of 66 points that are equally far apart in mel between 125 and 7500 Hz.
     """
     low_mel, high_mel = hz_to_mel(np.array([MEL_LOW_HZ, MEL_HIGH_HZ]))
     bands = (hz_to_mel(frequency_hz) - low_mel) / (high_mel - low_mel) * (MEL_BANDS + 1) - 1
-    return np.clip(bands, -0.5, MEL_BANDS - 0.5)
+    edged: NDArray[np.float64] = np.clip(bands, -0.5, MEL_BANDS - 0.5)
+    return edged
 
 
 def _stride(length: int) -> int:
@@ -111,7 +132,7 @@ def _stride(length: int) -> int:
 
 
 def _decimate(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of time [T, K] -> at most 4000 of them, each the maximum of those it stands for: a short sound stays seen."""
+    """Rows of time [T, K] -> at most 4000, each the maximum of those it stands for: a short sound stays seen."""
     return np.maximum.reduceat(table, np.arange(0, len(table), _stride(len(table))), axis=0)
 
 
@@ -124,10 +145,10 @@ def _cell_edges(start_s: NDArray[np.float64], last_start_s: float, length_s: flo
 
 def _panel(height_in: float) -> tuple[Figure, Axes]:
     """An empty dark panel."""
-    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DOTS_PER_INCH, facecolor=PANEL, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[union-attr]
+    margins = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DOTS_PER_INCH, facecolor=PANEL, layout=margins)
     axes = figure.add_subplot(facecolor=PANEL)
-    axes.tick_params(colors=INK, labelsize=TEXT_PT, length=3, color=FAINT)
+    axes.tick_params(length=3, color=FAINT, labelcolor=INK, labelsize=TEXT_PT)
     axes.xaxis.label.set(color=INK, size=TEXT_PT)
     axes.yaxis.label.set(color=INK, size=TEXT_PT)
     axes.spines[:].set_visible(False)
@@ -149,8 +170,6 @@ def _short(label: str) -> str:
 
 
 def _png(figure: Figure) -> bytes:
-    for axes in figure.axes:
-        axes.tick_params(labelcolor=INK, labelsize=TEXT_PT)
     stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream)
+    FigureCanvasAgg(figure).print_png(stream)  # type: ignore[no-untyped-call]
     return stream.getvalue()

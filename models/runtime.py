@@ -27,7 +27,9 @@ PROVIDERS: dict[str, str] = {
 BATCH_PATCHES = 32  # more at once gains nothing on a CPU (flat from 10 on), and only costs memory
 
 
-def load_runtime(bundle: Bundle, device: Device = "auto", precision: Precision | None = None, threads: int = 1) -> Network:
+def load_runtime(
+    bundle: Bundle, device: Device = "auto", precision: Precision | None = None, threads: int = 1
+) -> Network:
     """A bundle -> a callable over its graph. int8 on a CPU, float elsewhere, unless `precision` says otherwise.
 
     Raises BadOption when the device is not there, WeightsCorrupt when the graph does not load or does not fit the labels.
@@ -40,7 +42,9 @@ def load_runtime(bundle: Bundle, device: Device = "auto", precision: Precision |
         return TorchNetwork(load_yamnet_graph(graph), "cuda")
     network = OnnxNetwork(graph.read_bytes(), PROVIDERS[device], threads)
     if network.classes != len(bundle.labels):
-        raise WeightsCorrupt(f"{graph}: the graph scores {network.classes} classes, labels.csv names {len(bundle.labels)}")
+        raise WeightsCorrupt(
+            f"{graph}: the graph scores {network.classes} classes, labels.csv names {len(bundle.labels)}"
+        )
     return network
 
 

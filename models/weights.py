@@ -76,9 +76,7 @@ TABLE = {
                 WeightsFile(
                     "vggish.pth",
                     "10086976",  # the eight digits in the published file's own name
-                    (
-                        "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
-                    ),
+                    ("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",),
                 ),
             ),
             licence="Apache-2.0",

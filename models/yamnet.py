@@ -5,15 +5,18 @@ al. 2017 (arXiv 1609.09430); reference implementation: research/audioset/yamnet 
 batch norm is folded into the convolutions, as in Google's TFLite file, whose ReLU6 and padding are kept.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from torch import Tensor, nn
 
-from models.errors import BadOption
+from models.errors import BadOption, WeightsCorrupt
 from models.layout import check_shapes
 from models.tflite import Layer, YamnetArrays
 
@@ -111,7 +114,22 @@ def load_yamnet(arrays: YamnetArrays, activation: Activation = "relu6") -> YAMNe
     It follows the int8 file up to the rounding of activations. Raises WeightsCorrupt, naming the first layer whose
     shape is not YAMNet's, and BadOption for an unknown activation.
     """
-    state = _float_state(arrays)
+    return _load_state(_float_state(arrays), activation)
+
+
+def load_yamnet_graph(path: Path) -> YAMNet:
+    """A bundle's float32 ONNX graph -> the same network in torch, for devices that torch alone reaches.
+
+    Raises WeightsCorrupt when the graph is not YAMNet's.
+    """
+    initializers = onnx.load(path).graph.initializer
+    arrays = {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in initializers}
+    return _load_state({name: array for name, array in arrays.items() if name.endswith((".weight", ".bias"))}, "relu6")
+
+
+def _load_state(state: dict[str, NDArray[np.float32]], activation: Activation) -> YAMNet:
+    if "dense.bias" not in state:
+        raise WeightsCorrupt("YAMNet's weights: dense.bias is missing")
     model = YAMNet(len(state["dense.bias"]), activation)
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     check_shapes(state, expected, "YAMNet's weights")

@@ -5,6 +5,8 @@ The int8 graph is exact Q/DQ: every scale and zero point is the file's, activati
 to the zero points (the same numbers; uint8 x int8 is what CPUs multiply fast). ReLU6 is in the scales: they end at 6.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -24,12 +26,12 @@ class GraphBuilder:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
-    def constant(self, name: str, values: NDArray[np.generic]) -> str:
+    def constant(self, name: str, values: NDArray[np.generic] | np.generic) -> str:
         """Stores an array under a name, and gives the name."""
         self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def node(self, operator: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Adds one node with one output, and gives the output's name."""
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
@@ -44,7 +46,7 @@ class GraphBuilder:
         return model
 
 
-def _convolution_attributes(layer: Layer) -> dict[str, object]:
+def _convolution_attributes(layer: Layer) -> dict[str, Any]:
     """TensorFlow's SAME: on even sizes a stride of 2 pads only at the bottom and the right."""
     kernel = layer.weight.shape[2]
     before = (kernel - 1) // 2 if layer.stride == 1 else 0

@@ -13,7 +13,25 @@ from models.tagger import Scorer, Tagger
 from models.weights import find_head, find_tagger
 
 SOUND_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .mp4 .webm .aif .aiff .caf .au .mka .3gp .mov".split()
+    [
+        ".wav",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".m4a",
+        ".aac",
+        ".mp4",
+        ".webm",
+        ".aif",
+        ".aiff",
+        ".caf",
+        ".au",
+        ".mka",
+        ".3gp",
+        ".mov",
+    ]
 )
 
 Classifier = Callable[[Path], Answer]

@@ -1,7 +1,7 @@
 """The verb `classify`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,11 +48,13 @@ def classify(
 
         fields = {"top_k": top_k, "threshold": threshold, "rank": rank, "hop_s": hop_s}
         options = Options.model_validate(fields | {"second_opinion": second_opinion, "timeline": timeline})
-        given = {"weights_path": weights, "head": head}
+        given: dict[str, Any] = {"weights_path": weights, "head": head}
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
         files = list(walk_sounds(paths))
         if not files:
-            raise BadInput("no sound files there: name files, or folders that hold WAV, FLAC, OGG, MP3, M4A, MP4 or WebM")
+            raise BadInput(
+                "no sound files there: name files, or folders that hold WAV, FLAC, OGG, MP3, M4A, MP4 or WebM"
+            )
         classifier = classify_at(server, settings, options) if server else classify_here(settings, options)
         rejected = 0
         shown = track(files, "classifying", console=err, transient=True, disable=len(files) == 1)
@@ -83,12 +85,14 @@ def _table(path: Path, answer: "Answer") -> "Table":
     table = Table("label", "mean", "", "peak", title=escape(f"{path}  ({answer.duration_s:g} s)"), title_justify="left")
     for label in answer.labels:
         table.add_row(label.label, f"{label.score:.2f}", "█" * round(label.score * BAR), f"{label.peak:.2f}")
-    lines = [f"{event.start_s:6.2f} - {event.end_s:6.2f} s  {event.label} ({event.score:.2f})" for event in answer.events]
+    lines = [
+        f"{event.start_s:6.2f} - {event.end_s:6.2f} s  {event.label} ({event.score:.2f})" for event in answer.events
+    ]
     if answer.timeline:
         lines += ["timeline:"]
-        for column, label in enumerate(answer.timeline.labels):
+        for column, name in enumerate(answer.timeline.labels):
             shades = (SHADES[round(scores[column] * (len(SHADES) - 1))] for scores in answer.timeline.scores)
-            lines.append(f"  {label[:24]:<24} {''.join(shades)}")
+            lines.append(f"  {name[:24]:<24} {''.join(shades)}")
     if answer.second_opinion.asked:
         best = answer.second_opinion.labels[0].label if answer.second_opinion.labels else "nothing"
         verdict = "agrees" if answer.second_opinion.agrees else "disagrees"

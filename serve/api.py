@@ -1,12 +1,13 @@
 """The HTTP routes: FastAPI around a Listener. Knows nothing of Ray: the same app runs in a replica or under plain uvicorn."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Protocol, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import PlainTextResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -59,13 +60,20 @@ class Listens(Protocol):
 
 
 def build_api(
-    listener: Listens, models: ModelsAnswer, rules: GateRules, deadline_s: float, cors_origins: list[str]
+    listener: Listens,
+    models: ModelsAnswer,
+    rules: GateRules,
+    deadline_s: float,
+    cors_origins: Sequence[str] = (),
+    read_metrics: Callable[[], Awaitable[str]] | None = None,
 ) -> ASGIApp:
-    """The whole HTTP application."""
+    """The whole HTTP application; `read_metrics` gives the page that Prometheus reads, where there is one."""
     app = FastAPI(title="Earshot", version="1", description=DESCRIPTION)
     _add_errors(app)
     _add_sound_routes(app, listener, deadline_s)
     _add_state_routes(app, listener, models)
+    if read_metrics:
+        _add_metrics(app, read_metrics)
     gate: ASGIApp = Gate(app, rules)
     if cors_origins:
         gate = CORSMiddleware(gate, allow_origins=cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"])
@@ -82,8 +90,13 @@ def _add_errors(app: FastAPI) -> None:
 
     async def answer_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        detail = {404: f"no route {request.url.path}: see /docs", 405: f"{request.url.path} does not take {request.method}"}
-        known = HttpError(error.status_code, detail.get(error.status_code, str(error.detail)), headers=dict(error.headers or {}))
+        detail = {
+            404: f"no route {request.url.path}: see /docs",
+            405: f"{request.url.path} does not take {request.method}",
+        }
+        known = HttpError(
+            error.status_code, detail.get(error.status_code, str(error.detail)), headers=dict(error.headers or {})
+        )
         return problem_response(known, _request_id(request))
 
     for kind in (EarshotError, HttpError, RequestValidationError, TimeoutError):
@@ -162,3 +175,8 @@ def _add_state_routes(app: FastAPI, listener: Listens, models: ModelsAnswer) -> 
         return {"status": "ready"}
 
 
+def _add_metrics(app: FastAPI, read_metrics: Callable[[], Awaitable[str]]) -> None:
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
+        """Prometheus metrics of every stage."""
+        return PlainTextResponse(await read_metrics())

@@ -5,10 +5,11 @@ scales on its own; the frames go straight from the Spectrogram to the networks, 
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ray import serve
 from ray.exceptions import RayActorError
@@ -18,18 +19,15 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from models.answer import Answer, ModelName, Options, Scored
 from models.audio import Limits
 from models.bundle import Bundle
 from models.errors import Overloaded, WeightsMissing
-from models.frontend import FloatArray
-from models.tagger import Sound
 from models.weights import Places, default_cache, find_head, find_tagger
-from serve.api import build_api
+from serve.api import Listens, build_api
 from serve.gate import GateRules
-from serve.metrics import StageMeter
+from serve.metrics import StageMeter, read_metrics
 from serve.schemas import ModelsAnswer, ServedModel, ServiceArgs, StageScaling
-from serve.stages import Embedded, Listener, NetworkStage, OpinionPolicy, Spectrogram
+from serve.stages import Listener, Network, NetworkStage, OpinionPolicy, Spectrogram
 
 APP_NAME = "earshot"
 TRIES = 5  # of a call whose replica died: 0.05 + 0.1 + 0.2 + 0.4 s of patience
@@ -44,10 +42,16 @@ logger = logging.getLogger("earshot.app")
 
 
 class RemoteStage:
-    """A stage in another replica. A call whose replica died is sent again (stages are idempotent); nothing else is."""
+    """A stage in another replica: it has that stage's methods.
+
+    A call whose replica died is sent again (stages are idempotent); our own errors and full queues are not tried again.
+    """
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        return functools.partial(self._call, method)
 
     async def _call(self, method: str, *args: object) -> Any:
         pause_s = FIRST_PAUSE_S
@@ -55,45 +59,13 @@ class RemoteStage:
             try:
                 return await getattr(self._handle, method).remote(*args)
             except (BackPressureError, DeploymentUnavailableError) as error:
-                raise Overloaded("every queue is full: send the request again after the seconds in Retry-After") from error
-            except RayActorError:
+                raise Overloaded("every queue is full: send the request again a little later") from error
+            except RayActorError as error:
                 if attempt == TRIES:
-                    raise
+                    raise Overloaded("a stage of the service is down: send the request again a little later") from error
                 logger.warning("%s: the replica died, try %d", method, attempt + 1)
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
-
-    async def score(self, frames: FloatArray, options: Options) -> Scored:
-        """As NetworkStage.score."""
-        return await self._call("score", frames, options)  # type: ignore[no-any-return]
-
-    async def classify(self, audio: bytes, options: Options, request_id: str) -> Answer:
-        """As Listener.classify."""
-        return await self._call("classify", audio, options, request_id)  # type: ignore[no-any-return]
-
-    async def draw(self, audio: bytes) -> bytes:
-        """As Listener.draw."""
-        return await self._call("draw", audio)  # type: ignore[no-any-return]
-
-    async def check_ready(self) -> bool:
-        """As Listener.check_ready."""
-        return await self._call("check_ready")  # type: ignore[no-any-return]
-
-
-class RemoteNetwork(RemoteStage):
-    """A NetworkStage in another replica."""
-
-    async def embed(self, frames: FloatArray, options: Options) -> Embedded:
-        """As NetworkStage.embed."""
-        return await self._call("embed", frames, options)  # type: ignore[no-any-return]
-
-
-class RemoteListener(RemoteStage):
-    """A Listener in another replica."""
-
-    async def embed(self, audio: bytes, options: Options) -> tuple[Embedded, Sound, ModelName]:
-        """As Listener.embed."""
-        return await self._call("embed", audio, options)  # type: ignore[no-any-return]
 
 
 def _places(args: ServiceArgs) -> Places:
@@ -168,9 +140,9 @@ class SpectrogramDeployment(Listener):
 
     def __init__(self, args: ServiceArgs, yamnet: DeploymentHandle, head: DeploymentHandle | None) -> None:
         tagger, head_bundle = _bundles(args)
-        remote_head = RemoteNetwork(head) if head else None
+        remote_head = cast(Network, RemoteStage(head)) if head else None
         super().__init__(
-            _spectrogram(args), RemoteNetwork(yamnet), tagger, remote_head, head_bundle, _policy(args)
+            _spectrogram(args), cast(Network, RemoteStage(yamnet)), tagger, remote_head, head_bundle, _policy(args)
         )
 
 
@@ -182,7 +154,9 @@ class Api:
         self._args = args
         tagger, head = _bundles(args)
         self._models = describe_models(tagger, head)
-        self._listener = RemoteListener(spectrogram) if spectrogram else build_listener(args, tagger, head)
+        self._listener: Listens = (
+            cast(Listens, RemoteStage(spectrogram)) if spectrogram else build_listener(args, tagger, head)
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         args = self._args
@@ -193,7 +167,7 @@ class Api:
             body_timeout_s=args.body_timeout_s,
             access_log=args.access_log,
         )
-        return build_api(self._listener, self._models, rules, args.deadline_s, args.cors_origins)
+        return build_api(self._listener, self._models, rules, args.deadline_s, args.cors_origins, read_metrics)
 
 
 def build_listener(args: ServiceArgs, tagger: Bundle, head: Bundle | None) -> Listener:
@@ -203,7 +177,7 @@ def build_listener(args: ServiceArgs, tagger: Bundle, head: Bundle | None) -> Li
     return Listener(_spectrogram(args), yamnet, tagger, head_stage, head, _policy(args))
 
 
-def _deployment(kind: type, name: str, scaling: StageScaling) -> Callable[..., Any]:
+def _deployment(kind: type, name: str, scaling: StageScaling) -> serve.Deployment:
     """A plain class -> a Serve deployment of that name, scaled as said."""
     number: dict[str, Any] = {"num_replicas": scaling.replicas}
     if scaling.replicas is None:
@@ -216,7 +190,7 @@ def _deployment(kind: type, name: str, scaling: StageScaling) -> Callable[..., A
                 downscale_delay_s=scaling.downscale_delay_s,
             )
         }
-    return serve.deployment(  # type: ignore[no-any-return]
+    return serve.deployment(
         name=name,
         max_ongoing_requests=scaling.max_ongoing_requests,
         max_queued_requests=scaling.max_queued_requests,
@@ -237,11 +211,11 @@ def build(args: ServiceArgs) -> Application:
     """
     head = _bundles(args)[1]
     if args.placement == "fused":
-        return _deployment(Api, "Api", args.api).bind(args)  # type: ignore[attr-defined, no-any-return]
-    yamnet = _deployment(YamnetDeployment, "Yamnet", args.yamnet).bind(args)  # type: ignore[attr-defined]
-    opinion = _deployment(HeadDeployment, "VggishHead", args.vggish_head).bind(args) if head else None  # type: ignore[attr-defined]
-    spectrogram = _deployment(SpectrogramDeployment, "Spectrogram", args.spectrogram).bind(args, yamnet, opinion)  # type: ignore[attr-defined]
-    return _deployment(Api, "Api", args.api).bind(args, spectrogram)  # type: ignore[attr-defined, no-any-return]
+        return _deployment(Api, "Api", args.api).bind(args)
+    yamnet = _deployment(YamnetDeployment, "Yamnet", args.yamnet).bind(args)
+    opinion = _deployment(HeadDeployment, "VggishHead", args.vggish_head).bind(args) if head else None
+    spectrogram = _deployment(SpectrogramDeployment, "Spectrogram", args.spectrogram).bind(args, yamnet, opinion)
+    return _deployment(Api, "Api", args.api).bind(args, spectrogram)
 
 
 def build_page(make_asgi: Callable[[], ASGIApp]) -> Application:
@@ -252,4 +226,4 @@ def build_page(make_asgi: Callable[[], ASGIApp]) -> Application:
             return make_asgi()
 
     page = StageScaling(replicas=1, num_cpus=0, max_ongoing_requests=200, max_queued_requests=-1)
-    return _deployment(serve.ingress()(Page), "Page", page).bind()  # type: ignore[attr-defined, no-any-return]
+    return _deployment(serve.ingress()(Page), "Page", page).bind()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from cluster.settings import Settings
 
+
 def add_verbs(cli: typer.Typer, make_page: "Callable[[Settings], ASGIApp]") -> None:
     """Adds `up` to the command line; `make_page` builds the page that is served beside the API."""
 

@@ -93,7 +93,9 @@ class Gate:
             challenge = {"WWW-Authenticate": "Bearer"}
             raise HttpError(401, "an API key is needed: send the header 'Authorization: Bearer KEY'", headers=challenge)
 
-    async def _admit(self, passage: _Passage, headers: dict[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(
+        self, passage: _Passage, headers: dict[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Lets the request in if its body fits and there is room; the room is given back when it is answered."""
         rules = self._rules
         claimed = headers.get("content-length", "0")
@@ -127,7 +129,9 @@ class Gate:
                     message = await receive()
             except TimeoutError as error:
                 raise HttpError(
-                    408, f"the body did not arrive within {self._rules.body_timeout_s:g} s", headers={"Connection": "close"}
+                    408,
+                    f"the body did not arrive within {self._rules.body_timeout_s:g} s",
+                    headers={"Connection": "close"},
                 ) from error
             size = len(message.get("body", b""))
             passage.body_bytes += size

@@ -1,7 +1,10 @@
 """Prometheus metrics of one stage, through Ray: each node's agent serves those of all its replicas on one page."""
 
+import httpx
+import ray
 from ray.util.metrics import Counter, Histogram
 
+PREFIX = "ray_earshot_"  # Ray puts its own name before ours
 BOUNDARIES_S = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
 
 
@@ -32,3 +35,14 @@ class StageMeter:
         """How long one piece of work waited and took."""
         self._queue_s.observe(max(queue_s, 1e-9))
         self._compute_s.observe(max(compute_s, 1e-9))
+
+
+async def read_metrics() -> str:
+    """Earshot's metrics of every node, in Prometheus' text format. Raises httpx.HTTPError when a node does not answer."""
+    lines: list[str] = []
+    async with httpx.AsyncClient(timeout=5) as client:
+        for node in ray.nodes():
+            if node["Alive"]:
+                url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+                lines += (await client.get(url)).raise_for_status().text.splitlines()
+    return "\n".join(line for line in lines if PREFIX in line) + "\n"

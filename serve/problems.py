@@ -49,7 +49,9 @@ class Problem(BaseModel):
 class HttpError(Exception):
     """An error of the protocol, before any sound is looked at."""
 
-    def __init__(self, status: int, detail: str, slug: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, slug: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail

@@ -179,7 +179,9 @@ def _announce(settings: Settings, has_head: bool) -> None:
         out.print(f"  page      {settings.url}/ui/", highlight=False)
     out.print(f"  API       {settings.url}/docs", highlight=False)
     out.print(f"  try       curl -F file=@SOUND {settings.url}/v1/classify", highlight=False)
-    out.print(f"  opinion   {'a second network is asked when YAMNet is unsure' if has_head else 'none: no head (--head)'}")
+    out.print(
+        f"  opinion   {'a second network is asked when YAMNet is unsure' if has_head else 'none: no head (--head)'}"
+    )
     out.print(f"  log       {settings.access_log}", highlight=False, soft_wrap=True)
 
 

@@ -186,4 +186,3 @@ class Listener:
         """Does every stage answer?"""
         stages = [self._yamnet] + ([self._head] if self._head else [])
         return all(await asyncio.gather(*(stage.check_ready() for stage in stages)))
-

@@ -1,4 +1,4 @@
-"""What tests share: the folder of real weights and clips where there is one, tiny models, and a real running service."""
+"""What tests share: the folder of real weights and clips where there is one, tiny models, a real running service."""
 
 import os
 import signal

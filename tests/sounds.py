@@ -19,8 +19,10 @@ def silence(seconds: float = 1.0, rate_hz: int = RATE_HZ) -> NDArray[np.float32]
     return np.zeros(int(seconds * rate_hz), np.float32)
 
 
-def encode(samples: NDArray[np.float32], rate_hz: int = RATE_HZ, format: str = "WAV", subtype: str | None = None) -> bytes:
+def encode(
+    samples: NDArray[np.float32], rate_hz: int = RATE_HZ, container: str = "WAV", subtype: str | None = None
+) -> bytes:
     """Samples [T] or [T, channels] -> a file's bytes."""
     stream = io.BytesIO()
-    soundfile.write(stream, samples, rate_hz, format=format, subtype=subtype)
+    soundfile.write(stream, samples, rate_hz, format=container, subtype=subtype)
     return stream.getvalue()

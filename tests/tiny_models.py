@@ -18,8 +18,8 @@ def _band_weights() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     weight = np.zeros((3, MEL_BANDS), np.float32)
     weight[0, :32], weight[0, 32:] = 0.1, -0.1
     weight[1, :32], weight[1, 32:] = -0.1, 0.1
-    weight[2, :] = -0.05
-    return weight, np.array([-1.0, -1.0, -18.0], np.float32)
+    weight[2, :] = -0.2
+    return weight, np.array([-1.0, -1.0, -84.0], np.float32)
 
 
 def build_tone_graph() -> onnx.ModelProto:

@@ -1,1 +1,1 @@
-"""The web page: Gradio, as one ASGI application. Speaks HTTP to the service; holds no model code, knows nothing of Ray."""
+"""The web page: Gradio, as an ASGI application. Speaks HTTP to the service, knows nothing of models or Ray."""

@@ -157,7 +157,7 @@ class Intruder:
 
 def test_refuses_a_pickle_that_holds_more_than_tensors(tmp_path: Path) -> None:
     torch.save({"features.0.weight": Intruder(tmp_path / "ran")}, tmp_path / "code.pth")
-    with pytest.raises(WeightsCorrupt, match="code.pth: neither tensors alone"):
+    with pytest.raises(WeightsCorrupt, match=r"code\.pth: neither tensors alone"):
         load_vggish(tmp_path / "code.pth")
     assert not (tmp_path / "ran").exists()
     torch.save([torch.zeros(1)], tmp_path / "list.pth")

@@ -150,7 +150,7 @@ def test_refuses_a_layer_of_another_shape() -> None:
     message = r"convolutions.4.weight has shape \[128, 32, 1, 1\], expected \[128, 64, 1, 1\]"
     with pytest.raises(WeightsCorrupt, match=message):
         load_yamnet(dataclasses.replace(arrays, convolutions=layers))
-    with pytest.raises(WeightsCorrupt, match="convolutions.26.weight is missing"):
+    with pytest.raises(WeightsCorrupt, match=r"convolutions\.26\.weight is missing"):
         load_yamnet(dataclasses.replace(arrays, convolutions=arrays.convolutions[:26]))
 
 

@@ -1,0 +1,101 @@
+"""Does memory stay flat? 10,000 requests at 16 connections: every answer 200, no process more than 5 % larger than at request 2,000.
+
+`python -m benchmarks.soak` starts `earshot up` itself; `--port P` looks at one that runs. Exit code 1 when it does not hold.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.clips import Inputs, Unusable, load_inputs
+from benchmarks.load_client import make_request, run_closed, run_on_last_core
+from benchmarks.process_tree import pss_by_process_mib, short_name
+from benchmarks.systems import PORT, NotRunning, earshot, running
+from cluster.processes import find_service
+
+WARM_UP_REQUESTS = 500
+STEP_REQUESTS = 500
+SETTLED_AFTER = 2_000
+CONNECTIONS = 16
+MAX_GROWTH = 0.05
+
+Memory = dict[psutil.Process, float]  # MiB
+
+out, err = Console(), Console(stderr=True)
+
+
+def main() -> None:
+    """Runs the soak. Exit code 2 when clips, weights or the service are not here."""
+    args = _arguments()
+    try:
+        inputs = load_inputs(args.clips, args.weights)
+        good = _soak_running(args.port, inputs, args) if args.port else _soak_started(inputs, args)
+    except (Unusable, NotRunning) as error:
+        err.print(f"soak: {error}", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(2)
+    sys.exit(0 if good else 1)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.soak", description=__doc__)
+    parser.add_argument("--weights", type=Path, help="folder with YAMNet's files, or a model folder")
+    parser.add_argument("--clips", type=Path, help="folder with sounds")
+    parser.add_argument("--port", type=int, help="a running service's port, instead of starting one")
+    parser.add_argument("--placement", choices=("fused", "separate"), default="fused")
+    parser.add_argument("--requests", type=int, default=10_000)
+    return parser.parse_args()
+
+
+def _soak_running(port: int, inputs: Inputs, args: argparse.Namespace) -> bool:
+    service = find_service(port)
+    if service is None:
+        raise NotRunning(f"no `earshot up` of yours serves port {port}")
+    return soak(service, port, inputs.bodies["ogg"], args.requests)
+
+
+def _soak_started(inputs: Inputs, args: argparse.Namespace) -> bool:
+    with running(earshot(args.placement, inputs.bundle.path)) as service:
+        return soak(service, PORT, inputs.bodies["ogg"], args.requests)
+
+
+def soak(service: psutil.Process, port: int, bodies: list[bytes], count: int) -> bool:
+    """Sends the requests and prints what became of answers and memory; whether both are good."""
+    requests = [make_request(port, "/v1/classify", body) for body in bodies]
+    run_on_last_core(run_closed(port, requests, CONNECTIONS, count=WARM_UP_REQUESTS))
+    statuses, samples = Counter[int](), dict[int, Memory]()
+    for done in range(STEP_REQUESTS, count + 1, STEP_REQUESTS):
+        result = run_on_last_core(run_closed(port, requests, CONNECTIONS, count=STEP_REQUESTS))
+        statuses += result.statuses
+        samples[done] = pss_by_process_mib(service)
+        total_mib = sum(samples[done].values())
+        err.print(f"{done} requests, {total_mib:.0f} MiB, {result.rate:.0f}/s, {dict(statuses)}", highlight=False)
+    flat = _print_growth(samples)
+    out.print(f"answers by status (0: connection ended): {dict(statuses)}", highlight=False)
+    return flat and set(statuses) == {200}
+
+
+def _print_growth(samples: dict[int, Memory]) -> bool:
+    """One line per process, from the sample at SETTLED_AFTER (or the first) to the last. Is no process over MAX_GROWTH?"""
+    first, last = min(SETTLED_AFTER, max(samples)), max(samples)
+    before, after = samples[first], samples[last]
+    growth = {process: mib / before[process] - 1 for process, mib in after.items() if process in before}
+    table = Table("process", "pid", f"MiB at {first}", f"MiB at {last}", "growth")
+    for process, share in sorted(growth.items(), key=lambda item: -after[item[0]]):
+        colour = "red" if share > MAX_GROWTH else "green"
+        figures = (f"{before[process]:.1f}", f"{after[process]:.1f}", f"[{colour}]{share:+.1%}[/]")
+        table.add_row(short_name(process), str(process.pid), *figures)
+    for process in after.keys() - before.keys():
+        table.add_row(short_name(process), str(process.pid), "-", f"{after[process]:.1f}", "started since")
+    for process in before.keys() - after.keys():
+        table.add_row("gone", str(process.pid), f"{before[process]:.1f}", "-", "ended since")
+    out.print(table)
+    return all(share <= MAX_GROWTH for share in growth.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The page: a sound goes in, what Earshot hears comes out. Speaks HTTP to the service; knows nothing of Ray or torch."""
+
+import functools
+import hmac
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio.utils import get_upload_folder
+
+from cluster.client import EarshotClient, ServiceError
+from models.answer import THRESHOLD, TOP_K, Answer
+from models.errors import BadInput
+from ui.render import NOTHING_YET, render_answer, render_error, render_models
+
+SAMPLES = Path(__file__).resolve().parent / "samples"
+STYLE = Path(__file__).resolve().parent / "style.css"
+UPLOADS_KEPT_S = 3600
+SOUNDS_AT_ONCE = 8
+SOUNDS_WAITING = 64
+
+ACCENT = gr.themes.Color(
+    *("#fdf2f6", "#fbe3ec", "#f6c5d8", "#ec97b6", "#dd6390", "#c43d70", "#a82a5d", "#8c1f4c", "#72193f", "#591433"),
+    "#360a1d",
+)
+HEADER = """<div class="es-header">
+<svg viewBox="0 0 48 48" aria-hidden="true"><g stroke-width="5" stroke-linecap="round">
+<path d="M6 20v8" stroke="#6a1f6e"/><path d="M15 12v24" stroke="#b03060"/><path d="M24 5v38" stroke="#e8603c"/>
+<path d="M33 14v20" stroke="#f9a03f"/><path d="M42 20v8" stroke="#f3c969"/></g></svg>
+<div><h1>Earshot</h1><p>Says what is in a sound, when, and how sure it is.</p></div></div>"""
+
+
+def build_asgi(base_url: str, api_key: str | None, max_upload_bytes: int, path: str = "/ui") -> FastAPI:
+    """The page as an application of its own, below `path`. With an API key, visitors log in with it as their password."""
+
+    def knows_key(user: str, password: str) -> bool:  # noqa: ARG001
+        return hmac.compare_digest(password.encode(), (api_key or "").encode())
+
+    page = build_page(EarshotClient(base_url, api_key), max_upload_bytes)
+    return gr.mount_gradio_app(  # type: ignore[no-any-return]
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path=path,
+        auth=knows_key if api_key else None,
+        auth_message="Any user name; the password is the service's API key.",
+        allowed_paths=[str(SAMPLES)],
+        max_file_size=max_upload_bytes,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        theme=_theme(),
+        css_paths=[STYLE],
+    )
+
+
+def build_page(client: EarshotClient, max_upload_bytes: int) -> gr.Blocks:
+    """The page's components and what they do, for the service that the client speaks to."""
+    samples = sorted(SAMPLES.glob("*.ogg"))
+    page = gr.Blocks(title="Earshot", analytics_enabled=False, delete_cache=(UPLOADS_KEPT_S, UPLOADS_KEPT_S))
+    with page:
+        gr.HTML(HEADER)
+        with gr.Row(elem_id="es-columns"):
+            with gr.Column(scale=2, min_width=320, elem_id="es-input"):
+                chips = gr.Dataset(
+                    label="Samples",
+                    components=[gr.Audio(visible=False)],
+                    samples=[[str(path)] for path in samples],
+                    sample_labels=[path.stem.replace("-", " ").capitalize() for path in samples],
+                    samples_per_page=len(samples),
+                    type="index",
+                    layout="gallery",
+                    elem_id="es-samples",
+                )
+                sound = gr.Audio(
+                    label=f"Your sound: a file up to {max_upload_bytes / (1 << 20):g} MiB, or a recording",
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    editable=False,
+                    buttons=[],
+                    elem_id="es-sound",
+                )
+                classify = gr.Button("Classify", variant="primary", size="lg", elem_id="es-classify")
+                options = _add_options()
+            with gr.Column(scale=3, min_width=320):
+                result = gr.HTML(NOTHING_YET, elem_id="es-result")
+        foot = gr.HTML(elem_id="es-foot")
+
+    with page:
+        chips.click(lambda index: str(samples[index]), chips, sound, api_visibility="private", show_progress="hidden")
+        classify.click(
+            functools.partial(hear, client),
+            [sound, *options],
+            result,
+            api_visibility="private",
+            concurrency_limit=SOUNDS_AT_ONCE,
+            scroll_to_output=True,
+        )
+        page.load(functools.partial(describe_service, client), None, foot, api_visibility="private")
+    return page.queue(max_size=SOUNDS_WAITING, api_open=False)
+
+
+def _add_options() -> list[gr.components.Component]:
+    """The options of classify, in the order of hear's parameters."""
+    with gr.Accordion("Options", open=False, elem_id="es-options"):
+        return [
+            gr.Slider(1, 20, TOP_K, step=1, label="How many labels"),
+            gr.Radio(["mean", "peak"], value="mean", label="Order labels by", info="peak brings short sounds to the top"),
+            gr.Slider(0.05, 0.95, THRESHOLD, step=0.05, label="Threshold of events"),
+            gr.Radio(["auto", "always", "never"], value="auto", label="Ask the second network"),
+        ]
+
+
+def hear(
+    client: EarshotClient, sound: str | None, top_k: int, rank: str, threshold: float, second_opinion: str
+) -> str:
+    """A sound that Gradio stored, and the options -> what the page shows of it: the answer, or the error in words."""
+    try:
+        audio = _read_stored(sound)
+        document = client.classify(
+            audio, top_k=top_k, rank=rank, threshold=threshold, second_opinion=second_opinion, timeline=True
+        )
+    except (ServiceError, BadInput) as error:
+        return render_error(error)
+    try:
+        picture = client.spectrogram(audio)
+    except ServiceError:
+        picture = None  # the answer is worth showing without it, and says so in its place
+    return render_answer(Answer.model_validate(document), picture)
+
+
+def describe_service(client: EarshotClient) -> str:
+    """What is served, or why that cannot be told."""
+    try:
+        return render_models(client.models())
+    except ServiceError as error:
+        return render_error(error)
+
+
+def _read_stored(path: str | None) -> bytes:
+    """The bytes of a file in Gradio's own cache: any other path is refused, whoever sent it."""
+    if path is None:
+        raise BadInput("no sound yet: pick a sample, upload a file or record one")
+    stored = Path(path).resolve()
+    if not stored.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise BadInput("that is not a sound which was uploaded here")
+    try:
+        return stored.read_bytes()
+    except OSError as error:
+        raise BadInput("the sound is no longer stored here: upload it again") from error
+
+
+def _theme() -> gr.themes.Base:
+    """Fonts of the visitor's own system: nothing is fetched from elsewhere."""
+    return gr.themes.Base(
+        primary_hue=ACCENT,
+        secondary_hue=ACCENT,
+        neutral_hue="slate",
+        radius_size="md",
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_text_color="white",
+        body_background_fill="*neutral_50",
+        block_border_width="1px",
+        block_shadow="none",
+    )
