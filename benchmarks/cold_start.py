@@ -1,4 +1,7 @@
-"""How long from starting `earshot up` to its first answer, and what it holds when idle. Rounds visit both placements in turn."""
+"""How long from starting `earshot up` to its first answer, and what it holds when idle.
+
+Rounds visit both placements in turn.
+"""
 
 import argparse
 import asyncio
@@ -13,7 +16,7 @@ from rich.table import Table
 from benchmarks.clips import Inputs, Unusable, load_inputs
 from benchmarks.load_client import Connection
 from benchmarks.process_tree import pss_by_process_mib
-from benchmarks.systems import PORT, READY_TIMEOUT_S, Launched, NotRunning, System, earshot, launched
+from benchmarks.systems import PORT, READY_TIMEOUT_S, Launched, NotRunning, System, earshot, end_on_sigterm, launched
 
 PAUSE_S = 0.05
 IDLE_S = 10
@@ -29,6 +32,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, help="folder with sounds")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    end_on_sigterm()
     try:
         run(load_inputs(args.clips, args.weights, count=1), args.rounds)
     except (Unusable, NotRunning) as error:
@@ -53,7 +57,7 @@ def run(inputs: Inputs, rounds: int) -> None:
 
 
 def measure(system: System, request: bytes) -> tuple[float, float]:
-    """Seconds from the start of the process to its first good answer; MiB of its tree after a rest. Raises NotRunning."""
+    """Seconds from start to first good answer; MiB of the whole tree after a rest. Raises NotRunning."""
     began_s = time.perf_counter()
     with launched(system) as started:
         asyncio.run(_wait_for_answer(request, started))

@@ -1,4 +1,4 @@
-"""A load generator that costs little: raw asyncio sockets, one keep-alive HTTP/1.1 connection per worker, bodies made beforehand."""
+"""A load generator that costs little: raw sockets, a keep-alive HTTP/1.1 connection per worker, bodies made beforehand."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ DROPPED = 0
 
 @dataclass
 class LoadResult:
-    """What a run saw: latencies in seconds, status codes (DROPPED where the connection ended instead), its length in seconds."""
+    """What a run saw: latencies, status codes (DROPPED where the connection ended instead), its length."""
 
     latencies_s: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -37,8 +37,8 @@ class LoadResult:
 
 def make_request(port: int, path: str, body: bytes, content_type: str = "application/octet-stream") -> bytes:
     """One whole HTTP request."""
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    headers = f"Host: 127.0.0.1:{port}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
+    return f"POST {path} HTTP/1.1\r\n{headers}\r\n".encode() + body
 
 
 async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes]:
@@ -127,7 +127,7 @@ async def run_open(port: int, requests: Sequence[bytes], rate: float, seconds: f
 
 
 def run_on_last_core(load: Coroutine[None, None, T]) -> T:
-    """Runs a load in this process, pinned to the machine's last core meanwhile. Raises TimeoutError when answers stay out."""
+    """Runs a load in this process, pinned to the last core meanwhile. Raises TimeoutError when answers stay out."""
     cores = os.sched_getaffinity(0)
 
     async def bounded() -> T:

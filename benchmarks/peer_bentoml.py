@@ -1,4 +1,4 @@
-"""The model behind BentoML, as its documentation does it: a service class, a worker per core, the sound as a file. Runs in .venv-bench."""
+"""The model behind BentoML, in its own manner: a worker per core, the sound as a file. Runs in .venv-bench."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Plain FastAPI under uvicorn around the service's own functions, without Ray: `uvicorn --factory benchmarks.peer_fastapi:build`."""
+"""Plain FastAPI around the service's own functions, without Ray: `uvicorn --factory benchmarks.peer_fastapi:build`."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The model behind LitServe, as its documentation does it: decode, predict, encode; a worker per core. Runs in .venv-bench."""
+"""The model behind LitServe, in its own manner: a worker per core, the body as it is. Runs in .venv-bench."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ from models.tagger import Scorer, Tagger
 class Classifier(litserve.LitAPI):
     """Bytes -> answer."""
 
-    def setup(self, device: str) -> None:
+    def setup(self, device: str) -> None:  # noqa: ARG002  (LitServe names it)
         """Loads the model in a worker."""
         bundle = load_bundle(Path(os.environ["BENCH_BUNDLE"]))
         self.tagger = Tagger(Scorer(bundle, load_runtime(bundle, "cpu")))

@@ -107,8 +107,9 @@ def _refused(cell: Cell) -> str:
 
 def _caption(rows: list[Row], open_rate: float) -> str:
     lines = [
-        "c = open connections: answers per second, then p50 / p99 in ms. best = the highest of them; CPU = per answer, at that load.",
-        f"{open_rate:g}/s: p50 / p99 at a fixed rate, from the intended time of sending. PSS = memory of all its processes after the load.",
+        "c = open connections: answers per second, p50 / p99 in ms. best = the highest of them, CPU per answer there.",
+        f"{open_rate:g}/s: p50 / p99 at a fixed rate, from the intended time of sending.",
+        "PSS = memory of all its processes after the load. Limit = the bare loop on every core.",
     ]
     return "\n".join(lines + [f"{row.system}: {row.failure}" for row in rows if row.failure])
 

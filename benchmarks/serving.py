@@ -1,10 +1,9 @@
-"""Earshot beside its peers: one table from one run. `python -m benchmarks.serving --help`, and README.md in this folder."""
+"""Earshot beside its peers: one table from one run. README.md in this folder says what is measured, and how."""
 
 import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from benchmarks.clips import FORMATS, Bodies, Inputs, Unusable, load_inputs
 from benchmarks.load_client import LoadResult, run_closed, run_on_last_core, run_open, send
 from benchmarks.process_tree import cpu_by_process_s, cpu_spent_s, pss_by_process_mib
 from benchmarks.report import CONNECTIONS, Cell, Row, build_table, save, show
-from benchmarks.systems import PORT, NotRunning, System, list_systems, running
+from benchmarks.systems import PORT, NotRunning, System, end_on_sigterm, list_systems, running
 from models.answer import Options
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
@@ -42,7 +41,7 @@ class Plan:
 def main() -> None:
     """Measures, prints, saves if asked to. Exit code 2 when clips or weights are not here."""
     args = _arguments()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    end_on_sigterm()
     try:
         inputs = load_inputs(args.clips, args.weights)
     except Unusable as error:

@@ -1,6 +1,7 @@
-"""Does memory stay flat? 10,000 requests at 16 connections: every answer 200, no process more than 5 % larger than at request 2,000.
+"""Does memory stay flat? 10,000 requests at 16 connections.
 
-`python -m benchmarks.soak` starts `earshot up` itself; `--port P` looks at one that runs. Exit code 1 when it does not hold.
+Every answer must be 200, no process more than 5 % larger than at request 2,000; exit code 1 when that does not hold.
+`python -m benchmarks.soak` starts `earshot up` itself; `--port P` looks at one that runs.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from rich.table import Table
 from benchmarks.clips import Inputs, Unusable, load_inputs
 from benchmarks.load_client import make_request, run_closed, run_on_last_core
 from benchmarks.process_tree import pss_by_process_mib, short_name
-from benchmarks.systems import PORT, NotRunning, earshot, running
+from benchmarks.systems import PORT, NotRunning, earshot, end_on_sigterm, running
 from cluster.processes import find_service
 
 WARM_UP_REQUESTS = 500
@@ -32,6 +33,7 @@ out, err = Console(), Console(stderr=True)
 def main() -> None:
     """Runs the soak. Exit code 2 when clips, weights or the service are not here."""
     args = _arguments()
+    end_on_sigterm()
     try:
         inputs = load_inputs(args.clips, args.weights)
         good = _soak_running(args.port, inputs, args) if args.port else _soak_started(inputs, args)
@@ -80,8 +82,8 @@ def soak(service: psutil.Process, port: int, bodies: list[bytes], count: int) ->
 
 
 def _print_growth(samples: dict[int, Memory]) -> bool:
-    """One line per process, from the sample at SETTLED_AFTER (or the first) to the last. Is no process over MAX_GROWTH?"""
-    first, last = min(SETTLED_AFTER, max(samples)), max(samples)
+    """One line per process, from SETTLED_AFTER (or the first sample) to the last. Is no process over MAX_GROWTH?"""
+    first, last = SETTLED_AFTER if max(samples) > SETTLED_AFTER else min(samples), max(samples)
     before, after = samples[first], samples[last]
     growth = {process: mib / before[process] - 1 for process, mib in after.items() if process in before}
     table = Table("process", "pid", f"MiB at {first}", f"MiB at {last}", "growth")

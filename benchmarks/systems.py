@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import httpx
 import psutil
@@ -30,6 +31,15 @@ BOUNDARY = "earshot-bench"
 
 class NotRunning(Exception):
     """A system that cannot be measured, and why."""
+
+
+def end_on_sigterm() -> None:
+    """Turns SIGTERM into a normal exit, so that what was started is ended, too."""
+
+    def leave(number: int, _: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 @dataclass(frozen=True)

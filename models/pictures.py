@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from models.frontend import HOP_S, MEL_BANDS, MEL_HIGH_HZ, MEL_LOW_HZ, hz_to_mel
 
 # Sizes are chosen so that the text is still 10 pixels high where the picture is as wide as a phone.
-WIDTH_IN = 5.6
+WIDTH_IN = 5.4
 DOTS_PER_INCH = 220
 TEXT_PT, SMALL_PT = 10.0, 8.5
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from models.answer import Answer
 
@@ -65,7 +65,7 @@ def classify(
             elif json:
                 print(f'{{"path":{_quoted(outcome.path)},{outcome.answer.model_dump_json()[1:]}', flush=True)
             else:
-                out.print(_table(outcome.path, outcome.answer))
+                _show(out, outcome.path, outcome.answer)
         if rejected:
             err.print(f"{len(files) - rejected} done, {rejected} rejected", highlight=False)
             raise typer.Exit(BAD_USAGE if rejected == len(files) else SOME_REJECTED)
@@ -77,27 +77,40 @@ def _quoted(path: Path) -> str:
     return json.dumps(str(path))
 
 
-def _table(path: Path, answer: "Answer") -> "Table":
-    """One answer for people: labels as bars, events, and what else it says."""
-    from rich.markup import escape
+def _show(out: "Console", path: Path, answer: "Answer") -> None:
+    """One answer for people: labels as bars, then events, and what else it says."""
+    from rich import box
     from rich.table import Table
 
-    table = Table("label", "mean", "", "peak", title=escape(f"{path}  ({answer.duration_s:g} s)"), title_justify="left")
+    table = Table("label", "mean", "", "peak", box=box.SIMPLE_HEAD, pad_edge=False)
     for label in answer.labels:
         table.add_row(label.label, f"{label.score:.2f}", "█" * round(label.score * BAR), f"{label.peak:.2f}")
-    lines = [
-        f"{event.start_s:6.2f} - {event.end_s:6.2f} s  {event.label} ({event.score:.2f})" for event in answer.events
-    ]
-    if answer.timeline:
-        lines += ["timeline:"]
-        for column, name in enumerate(answer.timeline.labels):
-            shades = (SHADES[round(scores[column] * (len(SHADES) - 1))] for scores in answer.timeline.scores)
-            lines.append(f"  {name[:24]:<24} {''.join(shades)}")
-    if answer.second_opinion.asked:
-        best = answer.second_opinion.labels[0].label if answer.second_opinion.labels else "nothing"
-        verdict = "agrees" if answer.second_opinion.agrees else "disagrees"
-        lines.append(f"second opinion ({answer.second_opinion.why}): {best}, {verdict}")
-    lines += [f"warning: {warning}" for warning in answer.warnings]
-    table.caption = escape("\n".join(lines) or "no event reaches the threshold")
-    table.caption_justify = "left"
-    return table
+    out.print(f"{path}  ({answer.duration_s:g} s)", style="bold", markup=False, highlight=False, soft_wrap=True)
+    out.print(table)
+    for line in [*_events(answer), *_timeline(answer), *_remarks(answer)]:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print()
+
+
+def _events(answer: "Answer") -> list[str]:
+    events = [f"{e.start_s:6.2f} - {e.end_s:6.2f} s  {e.label} ({e.score:.2f})" for e in answer.events]
+    return events or ["no event reaches the threshold"]
+
+
+def _timeline(answer: "Answer") -> list[str]:
+    if answer.timeline is None:
+        return []
+    lines = ["timeline:"]
+    for column, name in enumerate(answer.timeline.labels):
+        shades = (SHADES[round(scores[column] * (len(SHADES) - 1))] for scores in answer.timeline.scores)
+        lines.append(f"  {name[:24]:<24} {''.join(shades)}")
+    return lines
+
+
+def _remarks(answer: "Answer") -> list[str]:
+    remarks = [f"warning: {warning}" for warning in answer.warnings]
+    opinion = answer.second_opinion
+    if opinion.asked:
+        best = opinion.labels[0].label if opinion.labels else "nothing"
+        remarks.append(f"second opinion ({opinion.why}): {best}, {'agrees' if opinion.agrees else 'disagrees'}")
+    return remarks

@@ -106,15 +106,15 @@ def _add_options() -> list[gr.components.Component]:
     with gr.Accordion("Options", open=False, elem_id="es-options"):
         return [
             gr.Slider(1, 20, TOP_K, step=1, label="How many labels"),
-            gr.Radio(["mean", "peak"], value="mean", label="Order labels by", info="peak brings short sounds to the top"),
+            gr.Radio(
+                ["mean", "peak"], value="mean", label="Order labels by", info="peak brings short sounds to the top"
+            ),
             gr.Slider(0.05, 0.95, THRESHOLD, step=0.05, label="Threshold of events"),
             gr.Radio(["auto", "always", "never"], value="auto", label="Ask the second network"),
         ]
 
 
-def hear(
-    client: EarshotClient, sound: str | None, top_k: int, rank: str, threshold: float, second_opinion: str
-) -> str:
+def hear(client: EarshotClient, sound: str | None, top_k: int, rank: str, threshold: float, second_opinion: str) -> str:
     """A sound that Gradio stored, and the options -> what the page shows of it: the answer, or the error in words."""
     try:
         audio = _read_stored(sound)
@@ -167,4 +167,7 @@ def _theme() -> gr.themes.Base:
         body_background_fill="*neutral_50",
         block_border_width="1px",
         block_shadow="none",
+        block_radius="14px",
+        button_large_radius="12px",
+        body_text_color_subdued="*neutral_500",
     )

@@ -13,6 +13,7 @@ from models.pictures import draw_timeline
 SILENCE = "Silence"
 MAX_EVENT_ROWS = 200
 HEADLINE_LABELS = 3
+MAX_DROWNED = 8
 
 WHY_ASKED = {
     "sampled": "Asked at random, as a check.",
@@ -33,8 +34,8 @@ def render_answer(answer: Answer, log_mel_png: bytes | None) -> str:
     parts = [
         _headline(answer),
         *(f'<p class="es-warning" role="note">{escape(warning)}</p>' for warning in answer.warnings),
-        '<div class="es-pair">',
-        _card("Labels", _bars(with_events(answer), {event.label for event in answer.events}), _LEGEND),
+        f'<div class="{"es-pair" if answer.second_opinion.asked else "es-stack"}">',
+        _card("Labels", _labels(answer), _LEGEND),
         _card("Second opinion", _opinion(answer.second_opinion), _verdict(answer.second_opinion)),
         "</div>",
         _picture("Log-mel spectrogram", log_mel_png, "Loudness over time, by frequency"),
@@ -62,18 +63,19 @@ def render_models(models: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def with_events(answer: Answer) -> list[LabelScore]:
-    """The answer's labels, and after them those of events that did not make it among them, with scores from the timeline."""
+def drowned_labels(answer: Answer) -> list[LabelScore]:
+    """Labels of events that are too short to be among the answer's labels, loudest first, scored from the timeline."""
     named = {label.label for label in answer.labels}
     drowned = {event.label: event.mid for event in answer.events if event.label not in named}
     if answer.timeline is None:
-        return answer.labels
+        return []
     columns = dict(zip(answer.timeline.labels, zip(*answer.timeline.scores, strict=True), strict=True))
-    extra = [
+    labels = [
         LabelScore(label=label, mid=mid, score=sum(columns[label]) / len(columns[label]), peak=max(columns[label]))
         for label, mid in drowned.items()
+        if label in columns
     ]
-    return answer.labels + sorted(extra, key=lambda label: -label.peak)
+    return sorted(labels, key=lambda label: -label.peak)
 
 
 _LEGEND = '<span class="es-key es-key-mean"></span>mean <span class="es-key es-key-peak"></span>peak'
@@ -84,24 +86,28 @@ def _card(title: str, body: str, note: str = "") -> str:
 
 
 def _headline(answer: Answer) -> str:
-    heard = sorted(answer.events, key=lambda event: (event.label == SILENCE, -event.score))
-    names = list(dict.fromkeys(event.label for event in heard if event.label != SILENCE)) or [
-        event.label for event in heard[:1]
-    ]
-    if names:
-        words = "".join(f"<li>{escape(name)}</li>" for name in names[:HEADLINE_LABELS])
-        more = f" and {len(names) - HEADLINE_LABELS} more" if len(names) > HEADLINE_LABELS else ""
-        return f'<div class="es-headline"><p>Heard in {answer.duration_s:.1f} s</p><ul>{words}</ul><p>{more}</p></div>'
-    closest = escape(answer.labels[0].label) if answer.labels else "nothing"
-    return (
-        f'<div class="es-headline"><p>Heard in {answer.duration_s:.1f} s: nothing above the threshold. Closest:</p>'
-        f'<ul class="es-faint"><li>{closest}</li></ul></div>'
-    )
+    """What a person would say was heard: events, the surest first, silence only where there is nothing else."""
+    heard = [event.label for event in sorted(answer.events, key=lambda event: -event.score)]
+    names = list(dict.fromkeys(label for label in heard if label != SILENCE)) or heard[:1]
+    if not names:
+        closest = escape(answer.labels[0].label) if answer.labels else "nothing"
+        said, words = "nothing above the threshold. Closest:", f'<li class="es-faint">{closest}</li>'
+    else:
+        said, words = "", "".join(f"<li>{escape(name)}</li>" for name in names[:HEADLINE_LABELS])
+    rest = len(names) - HEADLINE_LABELS
+    more = f" <small>and {rest} more</small>" if rest > 0 else ""
+    return f'<div class="es-headline"><p>Heard in {answer.duration_s:.1f} s {said}</p><ul>{words}{more}</ul></div>'
 
 
-def _bars(labels: Sequence[LabelScore], events: set[str]) -> str:
+def _labels(answer: Answer) -> str:
+    drowned = drowned_labels(answer)[:MAX_DROWNED]
+    also = f'<p class="es-also">Also heard, for a shorter time</p>{_bars(drowned)}' if drowned else ""
+    return _bars(answer.labels) + also
+
+
+def _bars(labels: Sequence[LabelScore]) -> str:
     rows = "".join(
-        f'<li><span class="es-name">{escape(label.label)}{_EVENT_MARK if label.label in events else ""}</span>'
+        f'<li><span class="es-name">{escape(label.label)}</span>'
         f'<span class="es-number" title="mean and peak">{label.score:.2f}<small> {label.peak:.2f}</small></span>'
         f'<span class="es-track"><i class="es-peak" style="width:{100 * label.peak:.1f}%"></i>'
         f'<i class="es-mean" style="width:{100 * label.score:.1f}%"></i></span></li>'
@@ -110,14 +116,11 @@ def _bars(labels: Sequence[LabelScore], events: set[str]) -> str:
     return f'<ul class="es-bars">{rows}</ul>'
 
 
-_EVENT_MARK = '<em title="at or above the threshold somewhere in the sound">event</em>'
-
-
 def _opinion(opinion: SecondOpinion) -> str:
     if not opinion.asked:
         return f'<p class="es-plain">{WHY_NOT.get(opinion.why, "Not asked.")}</p>'
     who = f"<b>{escape(opinion.model)}</b>. " if opinion.model else ""
-    return f'<p class="es-plain">{who}{WHY_ASKED.get(opinion.why, "")}</p>{_bars(opinion.labels, set())}'
+    return f'<p class="es-plain">{who}{WHY_ASKED.get(opinion.why, "")}</p>{_bars(opinion.labels)}'
 
 
 def _verdict(opinion: SecondOpinion) -> str:

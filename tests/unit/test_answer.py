@@ -107,7 +107,15 @@ def test_second_opinion_agrees_when_its_best_label_is_named() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"top_k": 0}, {"threshold": 1.01}, {"threshold": -0.1}, {"rank": "sum"}, {"hop_s": 0}, {"second_opinion": "x"}, {"k": 1}],
+    [
+        {"top_k": 0},
+        {"threshold": 1.01},
+        {"threshold": -0.1},
+        {"rank": "sum"},
+        {"hop_s": 0},
+        {"second_opinion": "x"},
+        {"k": 1},
+    ],
 )
 def test_unknown_options_and_values_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

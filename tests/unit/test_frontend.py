@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soxr
 import soundfile
+import soxr
 
 from models.frontend import (
     BLOCK_SAMPLES,
