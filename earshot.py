@@ -1,5 +1,6 @@
 """The `earshot` command: composes the verbs of the rooms. Imports nothing heavy; a verb imports its room when it runs."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point. The checkout comes first on the path: a stranger's `models` package must not win."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # small matrices: more threads only wait for each other
     checkout = str(Path(__file__).resolve().parent)
     sys.path[:] = [checkout, *(entry for entry in sys.path if entry != checkout)]
     build_cli()()

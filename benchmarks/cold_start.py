@@ -69,10 +69,17 @@ def measure(system: System, request: bytes) -> tuple[float, float]:
 async def _wait_for_answer(request: bytes, started: Launched) -> None:
     connection = Connection(PORT)
     async with asyncio.timeout(READY_TIMEOUT_S):
-        while await connection.ask(request) != 200:
+        while not await _is_answered(connection, request):
             started.raise_if_ended()
             await asyncio.sleep(PAUSE_S)
     connection.close()
+
+
+async def _is_answered(connection: Connection, request: bytes) -> bool:
+    try:
+        return await connection.ask(request) == 200
+    except ConnectionError:  # nobody listens yet
+        return False
 
 
 if __name__ == "__main__":

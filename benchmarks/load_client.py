@@ -1,4 +1,4 @@
-"""A load generator that costs little: raw sockets, a keep-alive HTTP/1.1 connection per worker, bodies made beforehand."""
+"""A load generator that costs little: raw sockets, a keep-alive connection per worker, bodies made beforehand."""
 
 import asyncio
 import math
@@ -65,10 +65,10 @@ class Connection:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> int:
-        """Sends a request and gives the answer's status, or DROPPED; it does not send again."""
+        """Sends a request and gives the answer's status, or DROPPED, once. Raises OSError when nobody listens."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
         try:
-            if self._streams is None:
-                self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
             return (await send(*self._streams, request))[0]
         except (OSError, asyncio.IncompleteReadError):
             self.close()

@@ -102,14 +102,14 @@ def _cell(cell: Cell | None) -> str:
 
 
 def _refused(cell: Cell) -> str:
-    return f" ({cell.refused} not 200)" if cell.refused else ""
+    return f" !{cell.refused}" if cell.refused else ""
 
 
 def _caption(rows: list[Row], open_rate: float) -> str:
     lines = [
         "c = open connections: answers per second, p50 / p99 in ms. best = the highest of them, CPU per answer there.",
         f"{open_rate:g}/s: p50 / p99 at a fixed rate, from the intended time of sending.",
-        "PSS = memory of all its processes after the load. Limit = the bare loop on every core.",
+        "PSS = memory of all its processes after the load. Limit = the bare loop on every core. !n = not 200.",
     ]
     return "\n".join(lines + [f"{row.system}: {row.failure}" for row in rows if row.failure])
 

@@ -31,15 +31,15 @@ out, err = Console(), Console(stderr=True)
 
 
 def main() -> None:
-    """Runs the soak. Exit code 2 when clips, weights or the service are not here."""
+    """Runs the soak. Exit code 2 when clips or weights are not here, 1 when the service fails."""
     args = _arguments()
     end_on_sigterm()
     try:
         inputs = load_inputs(args.clips, args.weights)
         good = _soak_running(args.port, inputs, args) if args.port else _soak_started(inputs, args)
-    except (Unusable, NotRunning) as error:
+    except (Unusable, NotRunning, ConnectionError) as error:
         err.print(f"soak: {error}", highlight=False, soft_wrap=True, markup=False)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, Unusable) else 1)
     sys.exit(0 if good else 1)
 
 

@@ -113,7 +113,10 @@ def running(system: System) -> Iterator[psutil.Process]:
     """The system's main process while the block runs; then it and all that it started are ended. Raises NotRunning."""
     with launched(system) as started:
         _wait_until_ready(system, started)
-        yield started.process
+        try:
+            yield started.process
+        except OSError as error:
+            raise NotRunning(f"{error}; the last it printed: {started.last_line()}") from error
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import importlib.metadata
 import shutil
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
@@ -30,17 +29,16 @@ class Finding:
 
 def examine(settings: Settings) -> list[Finding]:
     """Everything worth knowing before `earshot up`, in the order a person would ask."""
-    checks: tuple[Callable[[Settings], Finding], ...] = (
-        _program,
-        _training,
-        _proxy,
-        _weights,
-        _second_opinion,
-        _port,
-        _gpu,
-        _memory,
-    )
-    return [check(settings) for check in checks]
+    return [
+        _program(),
+        _training(),
+        _proxy(),
+        _weights(settings),
+        _second_opinion(settings),
+        _port(settings),
+        _gpu(),
+        _memory(),
+    ]
 
 
 def _version(package: str) -> str | None:
@@ -50,7 +48,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _program(settings: Settings) -> Finding:
+def _program() -> Finding:
     names = ("ray", "onnxruntime", "gradio", "soundfile", "av")
     versions = {name: _version(name) for name in names}
     missing = [name for name, version in versions.items() if version is None]
@@ -58,14 +56,14 @@ def _program(settings: Settings) -> Finding:
     return Finding("packages", not missing, says, f"missing {', '.join(missing)}: make setup", needed=True)
 
 
-def _training(settings: Settings) -> Finding:
+def _training() -> Finding:
     torch = _version("torch")
     return Finding(
         "training", bool(torch), f"torch {torch}" if torch else "no torch (not needed to serve)", "make setup"
     )
 
 
-def _proxy(settings: Settings) -> Finding:
+def _proxy() -> Finding:
     binary = find_haproxy()
     return Finding("proxy", bool(binary), binary or "no HAProxy: Ray's own, slower proxy serves", "make setup")
 
@@ -103,16 +101,16 @@ def _port(settings: Settings) -> Finding:
     return Finding("port", not taken, f"{settings.port} is {'taken' if taken else 'free'}", remedy, needed=True)
 
 
-def _gpu(settings: Settings) -> Finding:
+def _gpu() -> Finding:
     if not shutil.which("nvidia-smi"):
         return Finding("GPU", False, "none seen (not needed)", "install NVIDIA's driver where there is a GPU")
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    seen = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    seen = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603 (no word of it is a stranger's)
     names = "; ".join(seen.stdout.split("\n")).strip("; ")
     return Finding("GPU", seen.returncode == 0 and bool(names), names or "nvidia-smi sees none", "check the driver")
 
 
-def _memory(settings: Settings) -> Finding:
+def _memory() -> Finding:
     memory = psutil.virtual_memory()
     free_gib, all_gib = memory.available / 2**30, memory.total / 2**30
     says = f"{free_gib:.1f} of {all_gib:.1f} GiB free, {psutil.cpu_count()} cores"

@@ -1,12 +1,14 @@
-"""One Ray session for the service: the environment Ray Serve must find before it is imported, a start on loopback, a clean end.
+"""One Ray session for the service: the environment Ray Serve must find, a start on loopback, a clean end.
 
-The variables are read when `ray` is imported, by this process and by every worker (which inherits them), so `prepare_environment`
-comes before any import of ray. Measured on two cores: without HAProxy and the throughput flags a hop costs 5-9 ms of CPU, with them 0.8-1.4.
+The variables are read when `ray` is imported, by this process and by every worker (which inherits them), so
+`prepare_environment` comes before any import of ray. Measured on two cores: a hop between replicas costs 5-9 ms of CPU
+without HAProxy and the throughput flags, 0.8-1.4 ms with them.
 """
 
 import contextlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ logger = logging.getLogger("earshot")
 
 
 def prepare_environment(settings: Settings) -> None:
-    """Sets what Ray and its workers read from the environment. What the user has set stays, but for our own code's path."""
+    """Sets what Ray and its workers read from the environment; what the user has set stays."""
     if "ray" in sys.modules and "RAY_SERVE_THROUGHPUT_OPTIMIZED" not in os.environ:
         raise RuntimeError("prepare_environment must run before ray is imported")
     values = {
@@ -32,7 +34,9 @@ def prepare_environment(settings: Settings) -> None:
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(settings.max_body_bytes + GRPC_HEADROOM_BYTES),
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "5",  # a proxy that takes longer is killed: 1 s is too little while starting
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",  # a proxy that starts more slowly is killed
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),  # fixed ones would allow one service per machine
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "AUTOSCALER_METRIC_PORT": "-1",  # Ray's own metrics pages on all interfaces: no port, no page
         "DASHBOARD_METRIC_PORT": "-1",
@@ -62,6 +66,13 @@ def _haproxy_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def find_haproxy() -> str | None:
     """The HAProxy binary that ray[serve] bundles, or one on the PATH; None where there is none."""
     try:
@@ -76,9 +87,8 @@ def find_haproxy() -> str | None:
 def open_session(settings: Settings) -> Iterator[None]:
     """A Ray session while the block runs: a new one on this machine (the default), or the cluster at `ray_address`.
 
-    Leaving it stops the session that was started here, and only that one.
+    `prepare_environment` comes first. Leaving the block stops the session that was started here, and only that one.
     """
-    prepare_environment(settings)
     import ray
 
     if settings.ray_address == "local":

@@ -1,4 +1,4 @@
-"""The settings: one frozen object, read once by the command line (flags, then EARSHOT_* variables, then defaults) and passed down."""
+"""The settings: one frozen object, read once by the command line and passed down. Flags, EARSHOT_* variables, defaults."""
 
 import ipaddress
 import os
@@ -31,9 +31,9 @@ class Settings(BaseSettings):
     cors_origins: WordList = ()
     ui: bool = True
 
-    # What it serves. `weights` and `head` are looked for before anything else; EARSHOT_WEIGHTS is the folder looked in next.
-    weights: Path | None = None
+    # What it serves. The flag --weights is `weights_path`, looked at first; EARSHOT_WEIGHTS is a folder looked in next.
     weights_path: Path | None = None
+    weights: Path | None = None
     head: Path | None = None
     cache: Path = Field(default_factory=default_cache)
     download: bool = True
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     def _refuse_open_doors(self) -> "Settings":
         if not self.is_loopback and not self.api_keys and not self.insecure:
             raise ValueError(
-                f"refusing to listen on {self.host} without an API key: set EARSHOT_API_KEYS=KEY[,KEY], or say --insecure"
+                f"refusing to listen on {self.host} without an API key: set EARSHOT_API_KEYS=KEY, or say --insecure"
             )
         return self
 

@@ -1,4 +1,7 @@
-"""How every verb speaks: one line for an error, and the exit codes. 0 all good, 1 our failure, 2 bad input or usage, 3 some rejected."""
+"""How every verb speaks: one line for an error, and the exit codes.
+
+0 all good, 1 our failure, 2 bad input or usage, 3 some items rejected and the rest done.
+"""
 
 import contextlib
 import logging

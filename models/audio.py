@@ -132,7 +132,7 @@ def _as_stream(source: AudioSource) -> tuple[BinaryIO, Callable[[], None]]:
     """A seekable stream over the source, and what closes it (nothing, for a stream that is the caller's)."""
     if isinstance(source, (str, os.PathLike)):
         try:
-            stream: BinaryIO = Path(source).open("rb")
+            stream: BinaryIO = Path(source).open("rb")  # noqa: SIM115 (closed with the last block)
         except OSError as error:
             raise WrongPath(f"{source}: {error.strerror or error}") from error
         if not os.fstat(stream.fileno()).st_size:

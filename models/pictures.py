@@ -32,7 +32,7 @@ HEAT = LinearSegmentedColormap.from_list(
 )
 
 TICKS_HZ = (125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 7500.0)
-MAX_COLUMNS = 4000
+MAX_COLUMNS = 700  # never more than the picture has pixels: none may fall between two
 MAX_ROWS = 24
 LABEL_CHARACTERS = 20
 
@@ -132,7 +132,7 @@ def _stride(length: int) -> int:
 
 
 def _decimate(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of time [T, K] -> at most 4000, each the maximum of those it stands for: a short sound stays seen."""
+    """Rows of time [T, K] -> at most 700, each the maximum of those it stands for: a short sound stays seen."""
     return np.maximum.reduceat(table, np.arange(0, len(table), _stride(len(table))), axis=0)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
@@ -26,6 +26,7 @@ from models.weights import Places, default_cache, find_head, find_tagger
 from serve.api import Listens, build_api
 from serve.gate import GateRules
 from serve.metrics import StageMeter, read_metrics
+from serve.problems import RETRY_AFTER_S
 from serve.schemas import ModelsAnswer, ServedModel, ServiceArgs, StageScaling
 from serve.stages import Listener, Network, NetworkStage, OpinionPolicy, Spectrogram
 
@@ -194,6 +195,7 @@ def _deployment(kind: type, name: str, scaling: StageScaling) -> serve.Deploymen
         name=name,
         max_ongoing_requests=scaling.max_ongoing_requests,
         max_queued_requests=scaling.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=1,

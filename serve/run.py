@@ -27,6 +27,7 @@ from models.weights import find_head, find_tagger
 from serve.schemas import ServiceArgs, StageScaling
 
 READY_TIMEOUT_S = 120
+REFUSALS = 64  # requests that a replica takes beyond its limit, to refuse them in its own words
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
@@ -35,8 +36,8 @@ def service_args(settings: Settings) -> ServiceArgs:
     stage = StageScaling(
         replicas=settings.replica_count if settings.placement == "fused" else settings.replicas or 1,
         num_cpus=0,  # one machine: the operating system shares the cores out
-        max_ongoing_requests=settings.max_in_flight * 2,
-        max_queued_requests=settings.max_in_flight * 2,
+        max_ongoing_requests=settings.max_in_flight + REFUSALS,
+        max_queued_requests=settings.max_in_flight,
     )
     return ServiceArgs(
         weights=_absolute(settings.weights_path),

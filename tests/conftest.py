@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from cluster.session import free_port
 from tests.tiny_models import save_tone_head, save_tone_tagger
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -41,13 +41,6 @@ def tone_tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tone_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny second opinion."""
     return save_tone_head(tmp_path_factory.mktemp("models") / "tone-head").path
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:

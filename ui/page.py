@@ -1,12 +1,15 @@
-"""The page: a sound goes in, what Earshot hears comes out. Speaks HTTP to the service; knows nothing of Ray or torch."""
+"""The page: a sound goes in, what Earshot hears comes out. Speaks HTTP to the service; knows no Ray, no torch."""
 
 import functools
 import hmac
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 from fastapi import FastAPI
 from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.client import EarshotClient, ServiceError
 from models.answer import THRESHOLD, TOP_K, Answer
@@ -23,23 +26,27 @@ ACCENT = gr.themes.Color(
     *("#fdf2f6", "#fbe3ec", "#f6c5d8", "#ec97b6", "#dd6390", "#c43d70", "#a82a5d", "#8c1f4c", "#72193f", "#591433"),
     "#360a1d",
 )
-HEADER = """<div class="es-header">
-<svg viewBox="0 0 48 48" aria-hidden="true"><g stroke-width="5" stroke-linecap="round">
-<path d="M6 20v8" stroke="#6a1f6e"/><path d="M15 12v24" stroke="#b03060"/><path d="M24 5v38" stroke="#e8603c"/>
-<path d="M33 14v20" stroke="#f9a03f"/><path d="M42 20v8" stroke="#f3c969"/></g></svg>
+MARK = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48" aria-hidden="true">
+<g stroke-width="5" stroke-linecap="round">
+<path d="M6 20v8" stroke="#8a3a8e"/><path d="M15 12v24" stroke="#b03060"/><path d="M24 5v38" stroke="#e8603c"/>
+<path d="M33 14v20" stroke="#f9a03f"/><path d="M42 20v8" stroke="#f3c969"/></g></svg>"""
+# On a narrow page the answer comes below the button that asked for it, out of sight.
+SHOW_RESULT = """() => { if (window.innerWidth < 900)
+    document.getElementById("es-result").scrollIntoView({behavior: "smooth", block: "start"}) }"""
+HEADER = f"""<div class="es-header">{MARK}
 <div><h1>Earshot</h1><p>Says what is in a sound, when, and how sure it is.</p></div></div>"""
 
 
 def build_asgi(base_url: str, api_key: str | None, max_upload_bytes: int, path: str = "/ui") -> FastAPI:
-    """The page as an application of its own, below `path`. With an API key, visitors log in with it as their password."""
+    """The page as an application, below `path`. With an API key, visitors log in with the key as their password."""
 
     def knows_key(user: str, password: str) -> bool:  # noqa: ARG001
         return hmac.compare_digest(password.encode(), (api_key or "").encode())
 
-    page = build_page(EarshotClient(base_url, api_key), max_upload_bytes)
+    host = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, middleware=[Middleware(WholePath)])
     return gr.mount_gradio_app(  # type: ignore[no-any-return]
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        page,
+        host,
+        build_page(EarshotClient(base_url, api_key), max_upload_bytes),
         path=path,
         auth=knows_key if api_key else None,
         auth_message="Any user name; the password is the service's API key.",
@@ -52,7 +59,19 @@ def build_asgi(base_url: str, api_key: str | None, max_upload_bytes: int, path: 
         enable_monitoring=False,
         theme=_theme(),
         css_paths=[STYLE],
+        head=f'<link rel="icon" href="data:image/svg+xml,{quote(MARK)}">',
     )
+
+
+class WholePath:
+    """Routes by the whole path, also where the server calls a part of it the root, as Ray Serve does with a prefix."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on."""
+        await self._app({**scope, "root_path": ""}, receive, send)
 
 
 def build_page(client: EarshotClient, max_upload_bytes: int) -> gr.Blocks:
@@ -74,7 +93,7 @@ def build_page(client: EarshotClient, max_upload_bytes: int) -> gr.Blocks:
                     elem_id="es-samples",
                 )
                 sound = gr.Audio(
-                    label=f"Your sound: a file up to {max_upload_bytes / (1 << 20):g} MiB, or a recording",
+                    label=f"Your sound, up to {max_upload_bytes / (1 << 20):g} MiB",
                     sources=["upload", "microphone"],
                     type="filepath",
                     editable=False,
@@ -95,8 +114,7 @@ def build_page(client: EarshotClient, max_upload_bytes: int) -> gr.Blocks:
             result,
             api_visibility="private",
             concurrency_limit=SOUNDS_AT_ONCE,
-            scroll_to_output=True,
-        )
+        ).then(None, js=SHOW_RESULT, api_visibility="private")
         page.load(functools.partial(describe_service, client), None, foot, api_visibility="private")
     return page.queue(max_size=SOUNDS_WAITING, api_open=False)
 
@@ -168,6 +186,8 @@ def _theme() -> gr.themes.Base:
         block_border_width="1px",
         block_shadow="none",
         block_radius="14px",
+        checkbox_label_background_fill="*neutral_100",
+        checkbox_label_background_fill_dark="*neutral_700",
         button_large_radius="12px",
         body_text_color_subdued="*neutral_500",
     )

@@ -1,4 +1,4 @@
-"""An answer, or an error, as HTML for people. Pure functions from values to text; every word from outside is escaped."""
+"""An answer, or an error, as HTML for people. Pure functions; every word from outside is escaped."""
 
 import base64
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ MAX_DROWNED = 8
 WHY_ASKED = {
     "sampled": "Asked at random, as a check.",
     "unsure": "Asked because the first network was unsure.",
-    "requested": "Asked because you wished it.",
+    "requested": "Asked because you chose “always”.",
 }
 WHY_NOT = {
     "not_needed": "Not asked: the first network was sure enough. Choose “always” in the options to ask each time.",
@@ -33,7 +33,7 @@ def render_answer(answer: Answer, log_mel_png: bytes | None) -> str:
     """The full answer to one sound, with the picture of its log-mel where there is one."""
     parts = [
         _headline(answer),
-        *(f'<p class="es-warning" role="note">{escape(warning)}</p>' for warning in answer.warnings),
+        *(f'<p class="es-warning" role="note">{escape(_sentence(warning))}</p>' for warning in answer.warnings),
         f'<div class="{"es-pair" if answer.second_opinion.asked else "es-stack"}">',
         _card("Labels", _labels(answer), _LEGEND),
         _card("Second opinion", _opinion(answer.second_opinion), _verdict(answer.second_opinion)),
@@ -48,10 +48,10 @@ def render_answer(answer: Answer, log_mel_png: bytes | None) -> str:
 
 def render_error(error: EarshotError) -> str:
     """What went wrong, in words."""
-    refused = isinstance(error, ServiceError) and error.status
-    title = escape(error.title) if isinstance(error, ServiceError) and error.title else "That did not work"
-    request = f"<p>Request {escape(error.request_id)}</p>" if refused and error.request_id else ""
-    return f'<div class="es-error" role="alert"><h3>{title}</h3><p>{escape(_sentence(str(error)))}</p>{request}</div>'
+    request_id = error.request_id if isinstance(error, ServiceError) else ""
+    request = f"<p>Request {escape(request_id)}</p>" if request_id else ""
+    words = escape(_sentence(str(error)))
+    return f'<div class="es-error" role="alert"><h3>That did not work</h3><p>{words}</p>{request}</div>'
 
 
 def render_models(models: Sequence[dict[str, Any]]) -> str:
@@ -87,7 +87,9 @@ def _card(title: str, body: str, note: str = "") -> str:
 
 def _headline(answer: Answer) -> str:
     """What a person would say was heard: events, the surest first, silence only where there is nothing else."""
-    heard = [event.label for event in sorted(answer.events, key=lambda event: -event.score)]
+    mean = {label.label: label.score for label in answer.labels}
+    surest = sorted(answer.events, key=lambda event: (event.score, mean.get(event.label, 0.0)), reverse=True)
+    heard = [event.label for event in surest]
     names = list(dict.fromkeys(label for label in heard if label != SILENCE)) or heard[:1]
     if not names:
         closest = escape(answer.labels[0].label) if answer.labels else "nothing"
@@ -166,7 +168,8 @@ def _download(answer: Answer) -> str:
     return (
         f'<p class="es-download"><a download="earshot-{escape(answer.request_id)}.json" '
         f'href="data:application/json;base64,{document}">Download the full answer as JSON</a>'
-        f"<span>{escape(answer.model.name)} {escape(answer.model.version)} · request {escape(answer.request_id)}</span></p>"
+        f"<span>{escape(answer.model.name)} {escape(answer.model.version)} · "
+        f"request {escape(answer.request_id)}</span></p>"
     )
 
 

@@ -1,0 +1,85 @@
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.frontend import log_mel
+from models.pictures import TICKS_HZ, band_of, draw_log_mel, draw_probabilities, draw_timeline
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), np.int64)
+
+
+def bright_columns(png: bytes) -> np.ndarray:
+    """Columns of the picture that hold colours only the brightest cells have."""
+    picture = pixels(png)
+    pale_yellow = (picture[..., 0] > 245) & (picture[..., 1] > 225) & (picture[..., 2] < 190)
+    return np.flatnonzero(pale_yellow.sum(axis=0) > 20)
+
+
+@pytest.mark.parametrize("frequency_hz", [250.0, 1000.0, 2000.0, 4000.0])
+def test_a_tone_is_loudest_where_the_axis_says_its_frequency_is(frequency_hz: float) -> None:
+    wave = np.sin(2 * np.pi * frequency_hz * np.arange(16_000) / 16_000).astype(np.float32)
+    loudest_band = log_mel(wave)[20:60].mean(axis=0).argmax()
+    assert abs(band_of(np.array([frequency_hz]))[0] - loudest_band) <= 0.75
+
+
+def test_the_axis_spans_the_picture() -> None:
+    ticks = band_of(np.array(TICKS_HZ))
+    assert ticks[0] == -0.5
+    assert ticks[-1] == 63.5
+    assert (np.diff(ticks) > 2).all()
+
+
+@pytest.mark.parametrize("frames", [1, 2, 96, 500])
+def test_draws_a_log_mel_of_any_length(frames: int) -> None:
+    noise = np.random.default_rng(0).normal(size=(frames, 64)).astype(np.float32)
+    assert pixels(draw_log_mel(noise)).shape[1] == 1188
+
+
+def test_draws_silence() -> None:
+    draw_log_mel(np.full((300, 64), np.log(0.001), np.float32))
+
+
+def test_a_click_in_ten_minutes_is_seen() -> None:
+    frames = np.full((60_000, 64), np.log(0.001), np.float32)
+    frames[30_000:30_100] = 0.0
+    assert len(bright_columns(draw_log_mel(frames))) > 0
+
+
+def test_a_patch_in_two_hours_is_seen() -> None:
+    scores = np.zeros((15_000, 2))
+    scores[4321, 1] = 1.0
+    timeline = draw_timeline(["Speech", "Glass"], (np.arange(15_000) * 0.48).tolist(), 0.96, scores)
+    nothing = draw_timeline(["Speech", "Glass"], (np.arange(15_000) * 0.48).tolist(), 0.96, np.zeros((15_000, 2)))
+    assert timeline != nothing
+
+
+@pytest.mark.parametrize("patches", [1, 2, 10])
+def test_draws_a_timeline_of_any_length(patches: int) -> None:
+    scores = np.random.default_rng(0).random((patches, 3))
+    start_s = [0.48 * patch for patch in range(patches)]
+    draw_timeline(["Glass", "Inside, large room or hall", "Supercalifragilisticexpialidocious"], start_s, 0.96, scores)
+    draw_timeline(["Glass", "Speech", "Silence"], start_s, 0.96, scores, duration_s=0.2)
+
+
+def test_a_timeline_of_many_labels_stays_bounded() -> None:
+    scores = np.random.default_rng(0).random((4, 521))
+    labels = [f"Label {k}" for k in range(521)]
+    assert pixels(draw_timeline(labels, [0.0, 0.48, 0.96, 1.44], 0.96, scores)).shape[0] < 2000
+
+
+def test_longer_bars_have_more_colour() -> None:
+    few, much = (pixels(draw_probabilities(["Dog"], [score], [score])) for score in (0.2, 0.9))
+    amber = [((picture[..., 0] > 230) & (picture[..., 2] < 90)).sum() for picture in (few, much)]
+    assert amber[1] > 3 * amber[0]
+
+
+def test_threads_draw_the_same_pictures() -> None:
+    noises = [np.random.default_rng(seed).normal(size=(200, 64)).astype(np.float32) for seed in range(8)]
+    alone = [draw_log_mel(noise) for noise in noises]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(draw_log_mel, noises)) == alone
