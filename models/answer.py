@@ -1,4 +1,4 @@
-"""What Earshot says of one sound: the shapes of the answer, and the answer from a network's scores. The same over HTTP and on the command line.
+"""What Earshot says of one sound, over HTTP and on the command line alike: the answer's shapes, and how scores become one.
 
 AudioSet scores are independent sigmoids: they do not sum to one, and are not calibrated probabilities.
 """

@@ -31,8 +31,7 @@ from serve.schemas import ModelsAnswer, ServedModel, ServiceArgs, StageScaling
 from serve.stages import Listener, Network, NetworkStage, OpinionPolicy, Spectrogram
 
 APP_NAME = "earshot"
-TRIES = 5  # of a call whose replica died: 0.05 + 0.1 + 0.2 + 0.4 s of patience
-FIRST_PAUSE_S = 0.05
+PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between the tries of a call whose replica died
 
 MAX_SAMPLES_PER_S = 96_000 * 2  # of the longest sound: two channels at 96 kHz
 HEALTH_CHECK_PERIOD_S = 2
@@ -55,18 +54,17 @@ class RemoteStage:
         return functools.partial(self._call, method)
 
     async def _call(self, method: str, *args: object) -> Any:
-        pause_s = FIRST_PAUSE_S
-        for attempt in range(1, TRIES + 1):
+        pauses_s = iter(PAUSES_S)
+        while True:
             try:
                 return await getattr(self._handle, method).remote(*args)
             except (BackPressureError, DeploymentUnavailableError) as error:
                 raise Overloaded("every queue is full: send the request again a little later") from error
             except RayActorError as error:
-                if attempt == TRIES:
+                if (pause_s := next(pauses_s, None)) is None:
                     raise Overloaded("a stage of the service is down: send the request again a little later") from error
-                logger.warning("%s: the replica died, try %d", method, attempt + 1)
+                logger.warning("%s: the replica died, trying again", method)
                 await asyncio.sleep(pause_s)
-                pause_s *= 2
 
 
 def _places(args: ServiceArgs) -> Places:

@@ -24,6 +24,8 @@ class _Request:
     patches: FloatArray
     done: asyncio.Future[tuple[FloatArray, FloatArray]]
     queued_s: float = field(default_factory=time.perf_counter)
+    began_s: float | None = None
+    compute_s: float = 0.0
     started: int = 0
     outputs: list[tuple[FloatArray, FloatArray]] = field(default_factory=list)
 
@@ -36,15 +38,21 @@ class GreedyBatcher:
     """Runs a network over the patches of many requests. A patch's result does not depend on what it is batched with."""
 
     def __init__(
-        self, network: Network, worker: Executor, batch: int = BATCH_PATCHES, turn: int = TURN_PATCHES
+        self,
+        network: Network,
+        worker: Executor,
+        observe: Callable[[float, float], None] | None = None,
+        batch: int = BATCH_PATCHES,
+        turn: int = TURN_PATCHES,
     ) -> None:
+        """`observe` hears of each request how many seconds it waited and was computed."""
         self._network = network
         self._worker = worker
         self._batch = batch
         self._turn = turn
         self._queue: deque[_Request] = deque()
         self._drainer: asyncio.Task[None] | None = None
-        self.observe: Callable[[float, float], None] = lambda queue_s, compute_s: None
+        self._observe = observe
 
     async def run(self, patches: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Patches [P, 96, 64] -> scores [P, C], embeddings [P, D]. Raises what the network raises."""
@@ -68,9 +76,9 @@ class GreedyBatcher:
             first = 0
             for request, start, stop in shares:
                 rows = slice(first, first := first + stop - start)
+                request.began_s = request.began_s or began_s
+                request.compute_s += compute_s
                 self._deliver(request, (scores[rows], embeddings[rows]))
-                if start == 0:
-                    self.observe(began_s - request.queued_s, compute_s)
 
     def _take(self) -> list[tuple[_Request, int, int]]:
         """The next batch: (request, first patch, end), a turn of each request in the order they wait."""
@@ -89,12 +97,14 @@ class GreedyBatcher:
                 self._queue.append(request)
         return shares
 
-    @staticmethod
-    def _deliver(request: _Request, output: tuple[FloatArray, FloatArray]) -> None:
+    def _deliver(self, request: _Request, output: tuple[FloatArray, FloatArray]) -> None:
         request.outputs.append(output)
-        if sum(len(scores) for scores, _ in request.outputs) == len(request.patches) and not request.done.done():
-            scores, embeddings = zip(*request.outputs, strict=True)
-            request.done.set_result((np.concatenate(scores), np.concatenate(embeddings)))
+        if sum(len(scores) for scores, _ in request.outputs) < len(request.patches) or request.done.done():
+            return
+        scores, embeddings = zip(*request.outputs, strict=True)
+        request.done.set_result((np.concatenate(scores), np.concatenate(embeddings)))
+        if self._observe and request.began_s:
+            self._observe(request.began_s - request.queued_s, request.compute_s)
 
     @staticmethod
     def _fail(shares: list[tuple[_Request, int, int]], error: Exception) -> None:

@@ -111,7 +111,7 @@ def _stop_on_signals() -> threading.Event:
     """An event that SIGINT and SIGTERM set; a second one interrupts at once."""
     stop = threading.Event()
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()

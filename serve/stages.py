@@ -99,8 +99,7 @@ class NetworkStage:
         self.scorer = Scorer(bundle, load_runtime(bundle, device))
         warm_up(self.scorer.network)
         self._meter = meter
-        self._batcher = GreedyBatcher(self.scorer.network, ThreadPoolExecutor(1, bundle.card.name))
-        self._batcher.observe = meter.times
+        self._batcher = GreedyBatcher(self.scorer.network, ThreadPoolExecutor(1, bundle.card.name), meter.times)
 
     async def score(self, frames: FloatArray, options: Options) -> Scored:
         """Frames [F, 64] -> scores [P, C]."""
