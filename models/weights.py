@@ -12,8 +12,6 @@ import platformdirs
 
 from models.bundle import CARD, Bundle, FrontEnd, Precision, check_sha256, load_bundle, read_labels, save_bundle
 from models.errors import BadOption, EarshotError, WeightsMissing
-from models.tflite import load_yamnet_arrays
-from models.yamnet_onnx import build_yamnet_float, build_yamnet_int8
 
 YAMNET_TFLITE = "yamnet.tflite"
 YAMNET_CLASSES = "yamnet_class_map.csv"
@@ -222,6 +220,9 @@ def build_yamnet_bundle(folder: Path, cache: Path) -> Bundle:
         except EarshotError:
             for file in target.iterdir():
                 file.unlink()
+    from models.tflite import load_yamnet_arrays  # rarely needed: the graphs are cached
+    from models.yamnet_onnx import build_yamnet_float, build_yamnet_int8
+
     arrays = load_yamnet_arrays((folder / YAMNET_TFLITE).read_bytes())
     graphs: dict[Precision, bytes] = {
         "int8": build_yamnet_int8(arrays).SerializeToString(),

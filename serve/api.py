@@ -7,7 +7,7 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -65,13 +65,14 @@ def build_api(
     rules: GateRules,
     deadline_s: float,
     cors_origins: Sequence[str] = (),
+    home: str = "/docs",
     read_metrics: Callable[[], Awaitable[str]] | None = None,
 ) -> ASGIApp:
     """The whole HTTP application; `read_metrics` gives the page that Prometheus reads, where there is one."""
     app = FastAPI(title="Earshot", version="1", description=DESCRIPTION)
     _add_errors(app)
     _add_sound_routes(app, listener, deadline_s)
-    _add_state_routes(app, listener, models)
+    _add_state_routes(app, listener, models, home)
     if read_metrics:
         _add_metrics(app, read_metrics)
     gate: ASGIApp = Gate(app, rules)
@@ -153,7 +154,11 @@ def _add_sound_routes(app: FastAPI, listener: Listens, deadline_s: float) -> Non
         return Response(await in_time(listener.draw(audio)), media_type="image/png")
 
 
-def _add_state_routes(app: FastAPI, listener: Listens, models: ModelsAnswer) -> None:
+def _add_state_routes(app: FastAPI, listener: Listens, models: ModelsAnswer, home: str) -> None:
+    @app.get("/", include_in_schema=False)
+    async def go_home() -> RedirectResponse:
+        return RedirectResponse(home)
+
     @app.get("/v1/models")
     async def list_models() -> ModelsAnswer:
         """What is served."""

@@ -166,7 +166,9 @@ class Api:
             body_timeout_s=args.body_timeout_s,
             access_log=args.access_log,
         )
-        return build_api(self._listener, self._models, rules, args.deadline_s, args.cors_origins, read_metrics)
+        return build_api(
+            self._listener, self._models, rules, args.deadline_s, args.cors_origins, args.home, read_metrics
+        )
 
 
 def build_listener(args: ServiceArgs, tagger: Bundle, head: Bundle | None) -> Listener:

@@ -58,6 +58,7 @@ def service_args(settings: Settings) -> ServiceArgs:
         max_body_bytes=settings.max_body_bytes,
         max_duration_s=settings.max_duration_s,
         max_in_flight=settings.max_in_flight,
+        home="/ui/" if settings.ui else "/docs",
         deadline_s=settings.deadline_s,
         body_timeout_s=settings.body_timeout_s,
     )
@@ -74,22 +75,23 @@ def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) ->
     head = find_head(settings.head_places())
     prepare_environment(settings)
     try:
-        with _progress() as progress:
+        with ThreadPoolExecutor(1) as aside, _progress() as progress:
             step = progress.add_task("starting Ray", total=None)
-            with ThreadPoolExecutor(1) as aside:
-                aside.submit(importlib.import_module, "serve.app")  # while Ray starts
-                with open_session(settings), record_service(settings):
-                    stop = _stop_on_signals()  # after Ray has set its own handlers
-                    progress.update(step, description="starting the service")
-                    _deploy(settings, make_page)
-                    progress.update(step, description="waiting for every stage")
-                    _wait_until_ready(settings, stop)
-                    progress.stop()
-                    if not stop.is_set():
-                        _announce(settings, head is not None)
-                    stop.wait()
-                    err.print("earshot: stopping ...")
-                    _shut_down()
+            aside.submit(importlib.import_module, "serve.app")  # while Ray starts
+            with open_session(settings), record_service(settings):
+                stop = _stop_on_signals()  # after Ray has set its own handlers
+                progress.update(step, description="starting the service")
+                _deploy_api(settings)
+                _wait_until_ready(settings, stop)
+                _announce(settings, head is not None)
+                if settings.ui and not stop.is_set():
+                    progress.update(step, description="starting the page")
+                    _deploy_page(settings, make_page)
+                    out.print(f"  page      {settings.url}/ui/", highlight=False)
+                progress.stop()
+                stop.wait()
+                err.print("earshot: stopping ...")
+                _shut_down()
     finally:
         stop_children()
 
@@ -126,24 +128,29 @@ def _progress() -> Progress:
     return Progress(*columns, console=err, transient=True)
 
 
-def _deploy(settings: Settings, make_page: Callable[[Settings], ASGIApp]) -> None:
-    """Starts Ray Serve's proxies and, while they come up, the applications."""
+def _deploy_api(settings: Settings) -> None:
+    """Starts Ray Serve's proxies and, while they come up, the API."""
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    from serve.app import APP_NAME, build, build_page
+    from serve.app import APP_NAME, build
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=None)
-    targets = [serve.RunTarget(build(service_args(settings)), name=APP_NAME, route_prefix="/", logging_config=QUIET)]
-    if settings.ui:
-        page = build_page(functools.partial(make_page, settings))
-        targets.append(serve.RunTarget(page, name="page", route_prefix="/ui", logging_config=QUIET))
     with ThreadPoolExecutor(1) as aside:
         proxies = aside.submit(serve.start, http_options=options, logging_config=QUIET)
         _wait_for_controller(proxies)
-        serve.run_many(targets)
+        serve.run(build(service_args(settings)), name=APP_NAME, route_prefix="/", logging_config=QUIET)
         proxies.result()
+
+
+def _deploy_page(settings: Settings, make_page: Callable[[Settings], ASGIApp]) -> None:
+    from ray import serve
+
+    from serve.app import build_page
+
+    page = build_page(functools.partial(make_page, settings))
+    serve.run(page, name="page", route_prefix="/ui", logging_config=QUIET)
 
 
 def _wait_for_controller(starting: Future[None]) -> None:
@@ -176,8 +183,6 @@ def _wait_until_ready(settings: Settings, stop: threading.Event) -> None:
 
 def _announce(settings: Settings, has_head: bool) -> None:
     out.print(f"Earshot listens on [bold]{settings.url}[/]   (Ctrl-C stops it)", highlight=False)
-    if settings.ui:
-        out.print(f"  page      {settings.url}/ui/", highlight=False)
     out.print(f"  API       {settings.url}/docs", highlight=False)
     out.print(f"  try       curl -F file=@SOUND {settings.url}/v1/classify", highlight=False)
     out.print(

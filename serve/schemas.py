@@ -95,6 +95,7 @@ class ServiceArgs(BaseModel):
     vggish_head: StageScaling = StageScaling()
 
     # What the API lets through.
+    home: str = Field("/docs", description="where / leads")
     api_keys: list[str] = []
     cors_origins: list[str] = []
     access_log: Path | None = None
