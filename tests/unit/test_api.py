@@ -39,8 +39,8 @@ class NoMeter:
     def times(self, queue_s: float, compute_s: float) -> None: ...
 
 
-@pytest.fixture(scope="module")
-def listener(tone_tagger: Path, tone_head: Path) -> Listener:
+def load_listener(tone_tagger: Path, tone_head: Path) -> Listener:
+    """Real stages in this process."""
     stages = [NetworkStage(folder, NoMeter()) for folder in (tone_tagger, tone_head)]
     tagger, head = load_bundle(tone_tagger), load_bundle(tone_head)
     return Listener(Spectrogram(LIMITS, NoMeter()), stages[0], tagger, stages[1], head, OpinionPolicy())
@@ -84,8 +84,8 @@ def run_api(
 
 
 @pytest.fixture(scope="module")
-def api(listener: Listener, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with run_api(listener) as running:
+def api(tone_tagger: Path, tone_head: Path) -> Iterator[Api]:
+    with run_api(load_listener(tone_tagger, tone_head)) as running:
         yield running
 
 

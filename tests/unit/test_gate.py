@@ -3,6 +3,7 @@
 import json
 import logging
 import select
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -10,27 +11,26 @@ import pytest
 
 from serve.stages import Listener
 from tests.conftest import wait_until
-from tests.unit.test_api import GOOD, Api, assert_problem, listener, run_api
-
-assert listener  # the fixture
+from tests.unit.test_api import GOOD, MAX_BODY_BYTES, Api, assert_problem, load_listener, run_api
 
 
 @pytest.fixture(scope="module")
-def api(listener: Listener):
+def listener(tone_tagger: Path, tone_head: Path) -> Listener:
+    return load_listener(tone_tagger, tone_head)
+
+
+@pytest.fixture(scope="module")
+def api(listener: Listener) -> Iterator[Api]:
     with run_api(listener) as running:
         yield running
 
 
 def test_chunked_body_over_the_limit_is_refused_before_it_is_all_sent(api: Api) -> None:
-    sent, chunk = 0, b"4000\r\n" + bytes(0x4000) + b"\r\n"
     with api.connect("Transfer-Encoding: chunked") as connection:
-        while sent < 64 << 20 and not select.select([connection], [], [], 0)[0]:
-            connection.sendall(chunk)
-            sent += 0x4000
+        connection.sendall(f"{MAX_BODY_BYTES + 1:x}\r\n".encode() + bytes(MAX_BODY_BYTES + 1))  # and no end
         answer = connection.recv(4096)
     assert b" 413 " in answer.splitlines()[0]
     assert b"/problems/body-too-large" in answer
-    assert sent < 16 << 20
     assert api.classify().status_code == 200
 
 
@@ -68,7 +68,7 @@ KEYS = {"api_keys": ("first-key", "second-key")}
     [
         ({}, 401),
         ({"Authorization": "Bearer wrong"}, 401),
-        ({"Authorization": "Bearer "}, 401),
+        ({"Authorization": "Bearer"}, 401),
         ({"Authorization": "Bearer first-key-and-more"}, 401),
         ({"X-API-Key": ""}, 401),
         ({"Authorization": "Bearer first-key"}, 200),
@@ -89,7 +89,7 @@ def test_key_is_needed_where_keys_are_set(keyed: Api, headers: dict[str, str], s
 
 
 @pytest.fixture(scope="module")
-def keyed(listener: Listener):
+def keyed(listener: Listener) -> Iterator[Api]:
     with run_api(listener, **KEYS) as running:
         yield running
 
@@ -180,9 +180,17 @@ def test_answer_that_takes_too_long_is_a_problem(listener: Listener) -> None:
 
 
 def test_all_bodies_together_are_bounded(listener: Listener) -> None:
+    def is_full() -> bool:
+        """Is a request that would bring 1999 bytes refused, before it brings any?"""
+        with api.connect("Content-Length: 1999") as probe:
+            return bool(select.select([probe], [], [], 0.2)[0])
+
     with run_api(listener, max_bytes_in_flight=2000) as api:
         assert_problem(api.classify(bytes(2001)), 503, "overloaded")
+        assert not is_full()
         with api.connect("Content-Length: 2000") as connection:
             connection.sendall(bytes(1500))
-            wait_until(lambda: api.classify(bytes(600)).status_code == 503)
-        wait_until(lambda: api.classify(bytes(600)).status_code == 422)
+            wait_until(is_full)
+            assert_problem(api.classify(bytes(600)), 503, "overloaded")
+        wait_until(lambda: not is_full())
+        assert_problem(api.classify(bytes(600)), 422, "audio-undecodable")
