@@ -100,7 +100,7 @@ def _add_errors(app: FastAPI) -> None:
         )
         return problem_response(known, _request_id(request))
 
-    for kind in (EarshotError, HttpError, RequestValidationError, TimeoutError):
+    for kind in (EarshotError, HttpError, RequestValidationError, TimeoutError, Exception):
         app.add_exception_handler(kind, answer_problem)
     app.add_exception_handler(HTTPException, answer_http)
 

@@ -157,6 +157,11 @@ class Api:
             cast(Listens, RemoteStage(spectrogram)) if spectrogram else build_listener(args, tagger, head)
         )
 
+    async def check_health(self) -> None:
+        """Ray Serve's health check; stages elsewhere have their own."""
+        if self._args.placement == "fused":
+            await self._listener.check_ready()
+
     def __serve_build_asgi_app__(self) -> ASGIApp:
         args = self._args
         rules = GateRules(

@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 import gradio as gr
 from fastapi import FastAPI
-from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,6 +14,7 @@ from cluster.client import EarshotClient, ServiceError
 from models.answer import THRESHOLD, TOP_K, Answer
 from models.errors import BadInput
 from ui.render import NOTHING_YET, render_answer, render_error, render_models
+from ui.uploads import GuardedBlocks, read_stored
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 STYLE = Path(__file__).resolve().parent / "style.css"
@@ -77,7 +77,7 @@ class WholePath:
 def build_page(client: EarshotClient, max_upload_bytes: int) -> gr.Blocks:
     """The page's components and what they do, for the service that the client speaks to."""
     samples = sorted(SAMPLES.glob("*.ogg"))
-    page = gr.Blocks(title="Earshot", analytics_enabled=False, delete_cache=(UPLOADS_KEPT_S, UPLOADS_KEPT_S))
+    page = GuardedBlocks(title="Earshot", analytics_enabled=False, delete_cache=(UPLOADS_KEPT_S, UPLOADS_KEPT_S))
     with page:
         gr.HTML(HEADER)
         with gr.Row(elem_id="es-columns"):
@@ -135,7 +135,7 @@ def _add_options() -> list[gr.components.Component]:
 def hear(client: EarshotClient, sound: str | None, top_k: int, rank: str, threshold: float, second_opinion: str) -> str:
     """A sound that Gradio stored, and the options -> what the page shows of it: the answer, or the error in words."""
     try:
-        audio = _read_stored(sound)
+        audio = read_stored(sound)
         document = client.classify(
             audio, top_k=top_k, rank=rank, threshold=threshold, second_opinion=second_opinion, timeline=True
         )
@@ -154,19 +154,6 @@ def describe_service(client: EarshotClient) -> str:
         return render_models(client.models())
     except ServiceError as error:
         return render_error(error)
-
-
-def _read_stored(path: str | None) -> bytes:
-    """The bytes of a file in Gradio's own cache: any other path is refused, whoever sent it."""
-    if path is None:
-        raise BadInput("no sound yet: pick a sample, upload a file or record one")
-    stored = Path(path).resolve()
-    if not stored.is_relative_to(Path(get_upload_folder()).resolve()):
-        raise BadInput("that is not a sound which was uploaded here")
-    try:
-        return stored.read_bytes()
-    except OSError as error:
-        raise BadInput("the sound is no longer stored here: upload it again") from error
 
 
 def _theme() -> gr.themes.Base:

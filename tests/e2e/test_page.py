@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.conftest import Service
+from tests.conftest import Service, wait_until
+from ui.samples.generate import FOLDER
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -35,13 +37,28 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def page_url(service: Service) -> str:
+    """Where the page is; the proxy may learn its route a moment after the service's own."""
+    url = f"{service.url}/ui/"
+    wait_until(lambda: is_served(url), timeout_s=60)
+    return url
+
+
+def is_served(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
 @pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
-def page(request: pytest.FixtureRequest, browser: Browser, service: Service) -> Iterator[Page]:
+def page(request: pytest.FixtureRequest, browser: Browser, page_url: str) -> Iterator[Page]:
     width, height = request.param
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
-    page.goto(f"{service.url}/ui/")
+    page.goto(page_url)
     expect(page.locator("#es-samples button").first).to_be_visible()
     yield page
     page.close()
@@ -118,11 +135,27 @@ def test_what_is_no_sound_is_refused_in_words(page: Page, tmp_path: Path) -> Non
     expect(page.locator(".es-headline")).to_contain_text("High tone")
 
 
-def test_nothing_is_fetched_from_elsewhere(browser: Browser, service: Service) -> None:
+@pytest.mark.parametrize("named", ["file", "address"])
+def test_a_visitor_cannot_name_a_file_of_the_server(page_url: str, tmp_path: Path, named: str) -> None:
+    secret = tmp_path / "secret.ogg"
+    secret.write_bytes((FOLDER / "siren.ogg").read_bytes())
+    path = str(secret) if named == "file" else "https://example.org/secret.ogg"
+    sound = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    with httpx.Client(base_url=f"{page_url}gradio_api/queue", timeout=PATIENCE_MS / 1000) as visitor:
+        functions = visitor.get(f"{page_url}config").json()["dependencies"]
+        (classify,) = (function["id"] for function in functions if len(function["inputs"]) == 5)
+        call = {"data": [sound, 5, "mean", 0.3, "never"], "fn_index": classify, "session_hash": named}
+        assert visitor.post("/join", json=call).is_success
+        heard = visitor.get("/data", params={"session_hash": named}).text
+    assert '"success":false' in heard
+    assert "not a sound which was uploaded here" in heard
+
+
+def test_nothing_is_fetched_from_elsewhere(browser: Browser, service: Service, page_url: str) -> None:
     page = browser.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(f"{service.url}/ui/")
+    page.goto(page_url)
     classify_sample(page, "Rain")
     expect(page.locator(".es-headline")).to_be_visible(timeout=PATIENCE_MS)
     page.close()
