@@ -105,5 +105,12 @@ def open_session(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.redirect_stderr(io.StringIO()):  # Ray's processes report each other's end as a fault
+        with hushed():
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Nothing is printed while the block runs: at the end Ray's processes report each other's death as a fault."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,9 +1,7 @@
 """Runs the service on this machine until it is told to stop, and leaves nothing behind."""
 
-import contextlib
 import functools
 import importlib
-import io
 import logging
 import signal
 import socket
@@ -19,7 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from starlette.types import ASGIApp
 
 from cluster.processes import record_service, stop_children
-from cluster.session import open_session, prepare_environment
+from cluster.session import hushed, open_session, prepare_environment
 from cluster.settings import Settings
 from cluster.terminal import err, out
 from models.errors import BadOption, EarshotError
@@ -194,5 +192,5 @@ def _announce(settings: Settings, has_head: bool) -> None:
 def _shut_down() -> None:
     from ray import serve
 
-    with contextlib.redirect_stderr(io.StringIO()):  # Ray reports the controller's death as a fault
+    with hushed():
         serve.shutdown()
