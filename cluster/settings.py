@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     def _split_words(cls, value: object) -> object:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
+    @field_validator("api_keys")
+    @classmethod
+    def _drop_empty_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        return tuple(key for key in keys if key.get_secret_value())
+
     @model_validator(mode="after")
     def _refuse_open_doors(self) -> "Settings":
         if not self.is_loopback and not self.api_keys and not self.insecure:

@@ -8,7 +8,6 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -23,6 +22,7 @@ from models.errors import (
     AudioTooLong,
     AudioUndecodable,
     AudioUnsupported,
+    EarshotError,
     WrongPath,
 )
 from models.frontend import SAMPLE_RATE_HZ, FloatArray
@@ -40,8 +40,14 @@ FORMATS = "WAV, FLAC, OGG (Vorbis, Opus), MP3, M4A/AAC, MP4 or WebM"
 # What FFmpeg may open. Playlists and other formats that name further files stay out.
 AV_OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,matroska,webm,aac", "protocol_whitelist": ""}
 
-# What libsndfile writes into its log about a file that ends before its header or its container says.
-TRUNCATION_SIGNS = ("Last page lacks an end-of-stream bit", "without an End-Of-Stream flag", "Junk after the last page")
+UNKNOWN_FRAMES = (1 << 63) - 1  # libsndfile's length of a FLAC that was written to a pipe
+# What libsndfile writes into its log about a file that is damaged, or ends before its container says.
+TRUNCATION_SIGNS = (
+    "Corrupted bitstream",
+    "Last page lacks an end-of-stream bit",
+    "without an End-Of-Stream flag",
+    "Junk after the last page",
+)
 STREAMED_WAV_SIZES = (0, 0x7FFFF000, 0x80000000, 0xFFFFFFFF)  # placeholders of programs that write WAV to a pipe
 
 
@@ -116,25 +122,40 @@ def load_audio(source: AudioSource, limits: Limits = NO_LIMITS) -> Waveform:
     return Waveform(samples, reader.duration_s, tuple(reader.warnings))
 
 
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]
+    """soundfile's, but it only ever reads on: its seek after each block fails where a header claims another length."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _open(source: AudioSource, limits: Limits, warnings: list[str]) -> tuple[int, Iterator[FloatArray]]:
     """The source's sample rate and its sample frames in blocks [n, channels]."""
     stream, close = _as_stream(source)
     try:
-        sound = soundfile.SoundFile(stream)
+        sound = _SoundFile(stream)
     except soundfile.LibsndfileError as error:
         stream.seek(0)
         return _open_av(stream, close, limits, warnings, first_error=error)
-    _check_header(sound.samplerate, sound.channels, sound.frames, limits)
-    return sound.samplerate, _read_soundfile(sound, close, warnings)
+    known = sound.frames if sound.frames < UNKNOWN_FRAMES else 0
+    try:
+        _check_header(sound.samplerate, sound.channels, known, limits)
+    except EarshotError:
+        close()
+        raise
+    return sound.samplerate, _read_soundfile(sound, stream, close, warnings)
 
 
 def _as_stream(source: AudioSource) -> tuple[BinaryIO, Callable[[], None]]:
     """A seekable stream over the source, and what closes it (nothing, for a stream that is the caller's)."""
     if isinstance(source, (str, os.PathLike)):
         try:
-            stream: BinaryIO = Path(source).open("rb")  # noqa: SIM115 (closed with the last block)
+            stream: BinaryIO = os.fdopen(os.open(source, os.O_RDONLY), "rb")  # without a name: its content decides
         except OSError as error:
             raise WrongPath(f"{source}: {error.strerror or error}") from error
+        if not stream.seekable():
+            stream.close()
+            raise WrongPath(f"{source}: a pipe cannot be read twice: save it to a file first")
         if not os.fstat(stream.fileno()).st_size:
             stream.close()
             raise AudioEmpty("the file is empty (0 bytes)")
@@ -143,6 +164,8 @@ def _as_stream(source: AudioSource) -> tuple[BinaryIO, Callable[[], None]]:
         if not len(source):
             raise AudioEmpty("no bytes were sent: put the sound in the body")
         return io.BytesIO(source), lambda: None
+    if not source.seek(0, os.SEEK_END):
+        raise AudioEmpty("the file is empty (0 bytes)")
     source.seek(0)
     return source, lambda: None
 
@@ -177,15 +200,20 @@ def _check_samples(mono: FloatArray, first_frame: int, sample_rate_hz: int) -> N
         )
 
 
-def _read_soundfile(sound: soundfile.SoundFile, close: Callable[[], None], warnings: list[str]) -> Iterator[FloatArray]:
+def _read_soundfile(
+    sound: soundfile.SoundFile, stream: BinaryIO, close: Callable[[], None], warnings: list[str]
+) -> Iterator[FloatArray]:
     """Sample frames in blocks [n, channels]; a file that ends early gives what it has and a warning."""
     frames, fault = 0, ""
     try:
         for size in (BLOCK_FRAMES, CAREFUL_FRAMES):
             try:
-                if fault:
-                    sound.seek(frames)
-                while len(block := sound.read(size, dtype="float32", always_2d=True)):
+                if fault:  # from the start again, without a seek: a damaged file does not survive one
+                    stream.seek(0)
+                    sound = _SoundFile(stream)
+                    for _ in range(frames // BLOCK_FRAMES):
+                        sound.read(BLOCK_FRAMES, dtype="float32")
+                while len(block := sound.read(min(size, sound.frames - frames), dtype="float32", always_2d=True)):
                     frames += len(block)
                     yield block
                 break
@@ -193,7 +221,7 @@ def _read_soundfile(sound: soundfile.SoundFile, close: Callable[[], None], warni
                 fault = fault or error.error_string
         if fault and not frames:
             raise AudioUndecodable(f"damaged from its first samples on: {fault}")
-        if fault or frames < sound.frames or _looks_truncated(sound.extra_info):
+        if fault or frames < sound.frames < UNKNOWN_FRAMES or _looks_truncated(sound.extra_info):
             warnings.append(_truncated(frames / sound.samplerate, fault))
     finally:
         sound.close()
@@ -233,7 +261,12 @@ def _open_av(
     claimed_s = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
     claimed_s = claimed_s or (container.duration or 0) / av.time_base
     sample_rate_hz, channels = track.codec_context.sample_rate, track.codec_context.channels
-    _check_header(sample_rate_hz, channels, int(claimed_s * sample_rate_hz), limits)
+    try:
+        _check_header(sample_rate_hz, channels, int(claimed_s * sample_rate_hz), limits)
+    except EarshotError:
+        container.close()
+        close()
+        raise
     return sample_rate_hz, _read_av(container, sample_rate_hz, claimed_s, close, warnings)
 
 

@@ -5,7 +5,6 @@ Figures are made without pyplot, so that any thread may draw. Knows nothing of s
 
 import io
 import math
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,7 +33,7 @@ HEAT = LinearSegmentedColormap.from_list(
 TICKS_HZ = (125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 7500.0)
 MAX_COLUMNS = 700  # never more than the picture has pixels: none may fall between two
 MAX_ROWS = 24
-LABEL_CHARACTERS = 20
+LABEL_CHARACTERS = 22
 
 
 def draw_log_mel(log_mel: NDArray[np.floating], hop_s: float = HOP_S) -> bytes:
@@ -166,7 +165,7 @@ def _hz_text(frequency_hz: float) -> str:
 
 
 def _short(label: str) -> str:
-    return textwrap.shorten(label, LABEL_CHARACTERS, placeholder="…") or label[:LABEL_CHARACTERS]
+    return label if len(label) <= LABEL_CHARACTERS else label[: LABEL_CHARACTERS - 1].rstrip(" ,(") + "…"
 
 
 def _png(figure: Figure) -> bytes:

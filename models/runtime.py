@@ -5,6 +5,7 @@ torch is there. On a CPU one process uses one thread: a process per core is the 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -37,15 +38,25 @@ def load_runtime(
     device = _choose_device(device)
     graph = bundle.graph(precision or ("int8" if device == "cpu" else "float"))
     if device == "torch":
-        from models.yamnet import load_yamnet_graph
-
-        return TorchNetwork(load_yamnet_graph(graph), "cuda")
+        return _load_torch(graph)
     network = OnnxNetwork(graph.read_bytes(), PROVIDERS[device], threads)
     if network.classes != len(bundle.labels):
         raise WeightsCorrupt(
             f"{graph}: the graph scores {network.classes} classes, labels.csv names {len(bundle.labels)}"
         )
     return network
+
+
+def _load_torch(graph: Path) -> "TorchNetwork":
+    try:
+        import torch
+
+        from models.yamnet import load_yamnet_graph
+    except ImportError as error:
+        raise BadOption("device 'torch' needs torch: make setup") from error
+    if not torch.cuda.is_available():
+        raise BadOption("device 'torch' needs a CUDA GPU, and torch sees none: use 'cpu'")
+    return TorchNetwork(load_yamnet_graph(graph), "cuda")
 
 
 def _choose_device(device: Device) -> Device:

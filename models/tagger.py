@@ -99,7 +99,7 @@ class Scorer:
     def _batches(self, blocks: Iterable[FloatArray], hop_s: float) -> Iterator[FloatArray]:
         """Patches [p, 96, 64], p <= BATCH_PATCHES, over frames that come in blocks."""
         hop = hop_frames(hop_s)
-        batch = (BATCH_PATCHES - 1) * hop + PATCH_FRAMES
+        batch = max((BATCH_PATCHES - 1) * hop + PATCH_FRAMES, BATCH_PATCHES * hop)
         frames = np.empty((0, MEL_BANDS), np.float32)
         waiting: list[FloatArray] = []
         for block in blocks:

@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from models.bundle import CARD, Bundle, FrontEnd, Precision, check_sha256, load_bundle, read_labels, save_bundle
-from models.errors import BadOption, EarshotError, WeightsMissing
+from models.errors import BadOption, EarshotError, WeightsCorrupt, WeightsMissing
 
 YAMNET_TFLITE = "yamnet.tflite"
 YAMNET_CLASSES = "yamnet_class_map.csv"
@@ -114,7 +114,7 @@ class Places:
     def folders(self, name: str) -> Iterator[Path]:
         """The folders that may hold the named weights, in the order of look-up."""
         if self.explicit:
-            yield self.explicit if self.explicit.is_dir() else self.explicit.parent
+            yield self.explicit.parent if self.explicit.is_file() else self.explicit
             return
         if self.folder:
             yield self.folder
@@ -174,7 +174,11 @@ def _download(file: WeightsFile, folder: Path, advice: Callable[[str], str]) -> 
         try:
             fetcher = pooch.HTTPDownloader(progressbar=True, timeout=20)
             pooch.retrieve(url, pinned, fname=file.name, path=folder, downloader=fetcher)
+            check_sha256(folder / file.name, file.sha256)
             return
+        except WeightsCorrupt as error:  # only the first digits are published, and these are others
+            (folder / file.name).unlink()
+            reason = str(error)
         except OSError as error:  # requests' errors are OSErrors
             reason = f"{url.split('/')[2]} cannot be reached ({type(error).__name__})"
         except ValueError as error:  # pooch's word for a wrong hash; it holds both

@@ -10,6 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from models.answer import Answer, ModelName, Options
@@ -23,6 +24,7 @@ from serve.stages import Embedded
 from serve.uploads import read_upload
 
 T = TypeVar("T")
+CLIENT_HUNG_UP = 499  # for the access log: nobody reads the answer
 
 DESCRIPTION = """Says what is in a sound, when, and how sure it is.
 
@@ -100,6 +102,10 @@ def _add_errors(app: FastAPI) -> None:
         )
         return problem_response(known, _request_id(request))
 
+    async def answer_nobody(request: Request, error: Exception) -> Response:  # noqa: ARG001 (FastAPI's signature)
+        return Response(status_code=CLIENT_HUNG_UP)
+
+    app.add_exception_handler(ClientDisconnect, answer_nobody)
     for kind in (EarshotError, HttpError, RequestValidationError, TimeoutError, Exception):
         app.add_exception_handler(kind, answer_problem)
     app.add_exception_handler(HTTPException, answer_http)

@@ -65,9 +65,9 @@ class GreedyBatcher:
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         while shares := self._take():
-            patches = np.concatenate([request.patches[start:stop] for request, start, stop in shares])
             began_s = time.perf_counter()
             try:
+                patches = np.concatenate([request.patches[start:stop] for request, start, stop in shares])
                 scores, embeddings = await loop.run_in_executor(self._worker, self._network, patches)
             except Exception as error:  # the network's; every request of the batch must hear of it
                 self._fail(shares, error)
@@ -93,7 +93,11 @@ class GreedyBatcher:
             shares.append((request, request.started, request.started + count))
             request.started += count
             room -= count
-            if request.waiting:
+            if not request.waiting:
+                continue
+            if count < self._turn:  # its turn was cut for lack of room: it goes on in the next batch
+                self._queue.appendleft(request)
+            else:
                 self._queue.append(request)
         return shares
 

@@ -87,8 +87,9 @@ class Gate:
     def _check_key(self, path: str, headers: dict[str, str]) -> None:
         if not self._rules.api_keys or path in OPEN_PATHS:
             return
-        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ").strip()
-        known = [hmac.compare_digest(given.encode(), key.encode()) for key in self._rules.api_keys]
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = headers.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
+        known = [hmac.compare_digest(given.encode("latin-1"), key.encode()) for key in self._rules.api_keys]
         if not any(known):
             challenge = {"WWW-Authenticate": "Bearer"}
             raise HttpError(401, "an API key is needed: send the header 'Authorization: Bearer KEY'", headers=challenge)

@@ -96,7 +96,7 @@ class ServiceArgs(BaseModel):
 
     # What the API lets through.
     home: str = Field("/docs", description="where / leads")
-    api_keys: list[str] = []
+    api_keys: list[Annotated[str, Field(min_length=1)]] = []
     cors_origins: list[str] = []
     access_log: Path | None = None
     max_body_bytes: int = 64 << 20
