@@ -80,11 +80,12 @@ def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) ->
                 stop = _stop_on_signals()  # after Ray has set its own handlers
                 progress.update(step, description="starting the service")
                 _deploy_api(settings)
-                _wait_until_ready(settings, stop)
+                _wait_until_answered(f"{settings.url}/readyz", stop)
                 _announce(settings, head is not None)
                 if settings.ui and not stop.is_set():
                     progress.update(step, description="starting the page")
                     _deploy_page(settings, make_page)
+                    _wait_until_answered(f"{settings.url}/ui/", stop)
                     out.print(f"  page      {settings.url}/ui/", highlight=False)
                 progress.stop()
                 stop.wait()
@@ -166,16 +167,17 @@ def _wait_for_controller(starting: Future[None]) -> None:
             time.sleep(0.02)
 
 
-def _wait_until_ready(settings: Settings, stop: threading.Event) -> None:
+def _wait_until_answered(url: str, stop: threading.Event) -> None:
+    """Returns when the address answers 200, or the user has had enough."""
     deadline_s = time.monotonic() + READY_TIMEOUT_S
     while not stop.is_set():
         try:
-            if httpx.get(f"{settings.url}/readyz", timeout=5).status_code == 200:
+            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
         if time.monotonic() > deadline_s:
-            raise EarshotError(f"the service did not become ready within {READY_TIMEOUT_S} s: see `earshot doctor`")
+            raise EarshotError(f"{url} did not answer within {READY_TIMEOUT_S} s: see `earshot doctor`")
         stop.wait(0.1)
 
 
