@@ -9,8 +9,6 @@ import platformdirs
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from models.answer import OpinionMode
-from models.audio import Limits
 from models.tagger import UNSURE_BELOW
 from models.weights import Places, default_cache
 
@@ -37,7 +35,6 @@ class Settings(BaseSettings):
     head: Path | None = None
     cache: Path = Field(default_factory=default_cache)
     download: bool = True
-    second_opinion: OpinionMode = "auto"
     second_opinion_rate: float = Field(0.05, ge=0, le=1)
     unsure_below: float = Field(UNSURE_BELOW, ge=0, le=1)
 
@@ -102,7 +99,3 @@ class Settings(BaseSettings):
     def head_places(self) -> Places:
         """Where the second opinion's bundle is looked for."""
         return Places(explicit=self.head, folder=self.weights, cache=self.cache, download=False)
-
-    def limits(self) -> Limits:
-        """How much sound one request may hold; the samples of two channels at 96 kHz for the longest duration."""
-        return Limits(self.max_duration_s, int(self.max_duration_s * 96_000 * 2))

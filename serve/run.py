@@ -72,12 +72,14 @@ def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) ->
     find_tagger(settings.places())
     head = find_head(settings.head_places())
     prepare_environment(settings)
+    stop = threading.Event()
+    _listen_for_signals(stop)
     try:
         with ThreadPoolExecutor(1) as aside, _progress() as progress:
             step = progress.add_task("starting Ray", total=None)
             aside.submit(importlib.import_module, "serve.app")  # while Ray starts
             with open_session(settings), record_service(settings):
-                stop = _stop_on_signals()  # after Ray has set its own handlers
+                _listen_for_signals(stop)  # again: Ray has set its own handlers
                 progress.update(step, description="starting the service")
                 _deploy_api(settings)
                 _wait_until_answered(f"{settings.url}/readyz", stop)
@@ -108,9 +110,8 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set; a second one interrupts at once."""
-    stop = threading.Event()
+def _listen_for_signals(stop: threading.Event) -> None:
+    """SIGINT and SIGTERM set the event; a second one interrupts at once."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
@@ -119,7 +120,6 @@ def _stop_on_signals() -> threading.Event:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
-    return stop
 
 
 def _progress() -> Progress:

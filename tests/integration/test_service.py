@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,8 @@ import psutil
 import pytest
 from huggingface_hub import InferenceClient
 
-from tests.conftest import Service, run_up, wait_until
+from cluster.session import free_port
+from tests.conftest import EARSHOT, Service, run_up, wait_until
 from tests.sounds import encode, silence, tone
 
 RAW = {"Content-Type": "audio/wav"}
@@ -250,3 +252,14 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path, tone_tagger: Path) -> None:
         told = running.log.read_text()
         assert "Traceback" not in told
         assert "ray" not in told.lower().partition("stopping")[2]
+
+
+def test_a_stop_while_it_still_starts_leaves_nothing_behind(tmp_path: Path, tone_tagger: Path) -> None:
+    command = [str(EARSHOT), "up", "--no-ui", "--port", str(free_port()), "--weights", str(tone_tagger)]
+    starting = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = psutil.Process(starting.pid)
+    wait_until(lambda: any("raylet" in child.name() for child in process.children(recursive=True)), 60)
+    started = process.children(recursive=True)
+    starting.send_signal(signal.SIGTERM)
+    assert starting.wait(90) == 0
+    assert not psutil.wait_procs(started, timeout=20)[1]

@@ -90,12 +90,6 @@ def test_weights_are_looked_for_where_the_settings_say(tmp_path: Path, monkeypat
     assert not Settings().head_places().download
 
 
-def test_limits_bound_the_sound_and_the_work() -> None:
-    limits = Settings(max_duration_s=10).limits()
-    assert limits.max_duration_s == 10
-    assert limits.max_samples == 10 * 96_000 * 2
-
-
 def test_replicas_are_one_a_core_unless_told() -> None:
     assert Settings().replica_count >= 1
     assert Settings(replicas=7).replica_count == 7
