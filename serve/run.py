@@ -93,6 +93,9 @@ def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) ->
                 stop.wait()
                 err.print("earshot: stopping ...")
                 _shut_down()
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:  # which is how Ray takes a SIGTERM while it starts
+            raise
     finally:
         stop_children()
 

@@ -68,7 +68,7 @@ class StageScaling(BaseModel):
     downscale_delay_s: float = Field(60, ge=0)
     max_ongoing_requests: int = Field(64, ge=1)
     max_queued_requests: int = Field(128, ge=-1)
-    num_cpus: float = Field(1, ge=0)
+    num_cpus: float = Field(0.5, ge=0, description="cores that Ray reserves; four stages fit a laptop of two")
     num_gpus: float = Field(0, ge=0)
 
 

@@ -1,5 +1,6 @@
 """The running service from outside: HTTP, processes, sockets. Every service here is a real `earshot up`."""
 
+import contextlib
 import json
 import os
 import signal
@@ -113,13 +114,15 @@ def test_a_killed_replica_costs_no_request(separate: Service) -> None:
 
 
 def _replicas(service: Service, stage: str) -> int:
-    lines = []
-    for process in service.children():
-        try:
-            lines.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-    return sum(f":{stage}" in line for line in lines)
+    return sum(f":{stage}" in " ".join(child.cmdline()) for child in _alive(psutil.Process(service.process.pid)))
+
+
+def _alive(parent: psutil.Process) -> Iterator[psutil.Process]:
+    """Its children that are still there to be asked."""
+    for child in parent.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.cmdline()
+            yield child
 
 
 def test_nothing_of_the_proxy_listens_beyond_loopback_and_no_statistics_page_is_open(service: Service) -> None:
@@ -254,11 +257,12 @@ def test_ctrl_c_ends_it_cleanly(tmp_path: Path, tone_tagger: Path) -> None:
         assert "ray" not in told.lower().partition("stopping")[2]
 
 
-def test_a_stop_while_it_still_starts_leaves_nothing_behind(tmp_path: Path, tone_tagger: Path) -> None:
+@pytest.mark.parametrize("step", ["raylet", "ServeController", "ServeReplica"])
+def test_a_stop_while_it_still_starts_leaves_nothing_behind(step: str, tone_tagger: Path) -> None:
     command = [str(EARSHOT), "up", "--no-ui", "--port", str(free_port()), "--weights", str(tone_tagger)]
     starting = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     process = psutil.Process(starting.pid)
-    wait_until(lambda: any("raylet" in child.name() for child in process.children(recursive=True)), 60)
+    wait_until(lambda: any(step in " ".join(child.cmdline()[:1]) for child in _alive(process)), 60)
     started = process.children(recursive=True)
     starting.send_signal(signal.SIGTERM)
     assert starting.wait(90) == 0
