@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
-from models.frontend import MEL_BANDS, PATCH_FRAMES
+from models.graphs import GraphBuilder
 from models.layout import (
     CONVOLUTIONS,
     EMBEDDING_SIZE,
@@ -28,8 +27,6 @@ from models.layout import (
 Arrays = Mapping[str, NDArray[Any]]
 
 SOURCE = "VGGish's arrays"  # what an error message calls them
-OPSET = 17
-IR_VERSION = 8  # the one that came with opset 17: older runtimes refuse newer ones
 
 
 def build_vggish_graph(
@@ -45,48 +42,43 @@ def build_vggish_graph(
 
     graph = _Graph(arrays)
     embeddings = graph.embeddings(graph.features("patches"), slim, last_relu)
-    graph.add("Identity", [embeddings], "embeddings")
+    graph.node("Identity", [embeddings], "embeddings")
     logits = graph.head("embeddings")
     if multi_label:
-        graph.add("Sigmoid", [logits], "scores")
+        graph.node("Sigmoid", [logits], "scores")
     else:
-        graph.add("Softmax", [logits], "scores", axis=1)
-    return graph.model(classes)
+        graph.node("Softmax", [logits], "scores", axis=1)
+    return graph.model({"scores": classes, "embeddings": EMBEDDING_SIZE}, "vggish")
 
 
-class _Graph:
-    """Collects nodes and weights; every method gives the name of what it made."""
+class _Graph(GraphBuilder):
+    """VGGish's parts; every method gives the name of what it made."""
 
     def __init__(self, arrays: Arrays) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights = [
-            numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name) for name, array in arrays.items()
-        ]
-
-    def add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
-        return output
+        super().__init__()
+        for name, array in arrays.items():
+            self.constant(name, array.astype(np.float32))
 
     def features(self, patches: str) -> str:
         """Patches [P, 96, 64] -> maps [P, 512, 6, 4]."""
-        self.weights.append(numpy_helper.from_array(np.array([1], np.int64), "channel_axis"))
-        maps = self.add("Unsqueeze", [patches, "channel_axis"], "image")
+        self.constant("channel_axis", np.array([1], np.int64))
+        maps = self.node("Unsqueeze", [patches, "channel_axis"], "image")
         for number in CONVOLUTIONS:
             layer = f"features.{number}"
             weights = [f"{layer}.weight", f"{layer}.bias"]
-            maps = self.add("Conv", [maps, *weights], layer, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-            maps = self.add("Relu", [maps], f"{layer}.relu")
+            maps = self.node("Conv", [maps, *weights], layer, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+            maps = self.node("Relu", [maps], f"{layer}.relu")
             if number in POOLED:
-                maps = self.add("MaxPool", [maps], f"{layer}.pool", kernel_shape=[2, 2], strides=[2, 2])
+                maps = self.node("MaxPool", [maps], f"{layer}.pool", kernel_shape=[2, 2], strides=[2, 2])
         return maps
 
     def embeddings(self, maps: str, slim: bool, last_relu: bool) -> str:
         """Maps [P, 512, 6, 4] -> embeddings [P, 128]."""
         if slim:
-            maps = self.add("GlobalAveragePool", [maps], "average")
+            maps = self.node("GlobalAveragePool", [maps], "average")
         else:  # TensorFlow's weights expect height, width, channel
-            maps = self.add("Transpose", [maps], "channels_last", perm=[0, 2, 3, 1])
-        rows = self.add("Flatten", [maps], "flat", axis=1)
+            maps = self.node("Transpose", [maps], "channels_last", perm=[0, 2, 3, 1])
+        rows = self.node("Flatten", [maps], "flat", axis=1)
         numbers = list(dense_layers(slim))
         for number in numbers:
             rows = self.dense(rows, f"embeddings.{number}", relu=last_relu or number != numbers[-1])
@@ -101,17 +93,5 @@ class _Graph:
 
     def dense(self, rows: str, layer: str, relu: bool) -> str:
         """Rows [P, I] -> [P, O]."""
-        rows = self.add("Gemm", [rows, f"{layer}.weight", f"{layer}.bias"], layer, transB=1)
-        return self.add("Relu", [rows], f"{layer}.relu") if relu else rows
-
-    def model(self, classes: int) -> onnx.ModelProto:
-        def tensor(name: str, *shape: int) -> onnx.ValueInfoProto:
-            return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["P", *shape])
-
-        inputs = [tensor("patches", PATCH_FRAMES, MEL_BANDS)]
-        outputs = [tensor("scores", classes), tensor("embeddings", EMBEDDING_SIZE)]
-        graph = helper.make_graph(self.nodes, "vggish", inputs, outputs, self.weights)
-        opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="earshot")
-        onnx.checker.check_model(model)
-        return model
+        rows = self.node("Gemm", [rows, f"{layer}.weight", f"{layer}.bias"], layer, transB=1)
+        return self.node("Relu", [rows], f"{layer}.relu") if relu else rows

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from models.frontend import FloatArray
-from models.runtime import Network
+from models.runtime import BATCH_PATCHES, Network
 
-BATCH_PATCHES = 32
 TURN_PATCHES = 10  # of one request at a time: a 5-s clip in one turn, while a long clip lets short ones pass
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle, FrontEnd, Label, save_bundle
 from models.frontend import MEL_BANDS, VGGISH_OFFSET, YAMNET_OFFSET
-from models.yamnet_onnx import GraphBuilder
+from models.graphs import GraphBuilder
 
 LABELS = (Label("Low tone", "/t/low"), Label("High tone", "/t/high"), Label("Silence", "/t/silence"))
 
