@@ -144,6 +144,10 @@ class SpectrogramDeployment(Listener):
             _spectrogram(args), cast(Network, RemoteStage(yamnet)), tagger, remote_head, head_bundle, _policy(args)
         )
 
+    async def check_health(self) -> None:
+        """Ray Serve's health check: of this stage alone, the networks have their own."""
+        await self._spectrogram.check_ready()
+
 
 @serve.ingress()
 class Api:

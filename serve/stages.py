@@ -94,6 +94,10 @@ class Spectrogram:
                 break
         self._meter.times(queue_s, compute_s)
 
+    async def check_ready(self) -> bool:
+        """Does the worker answer?"""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, lambda: True)
+
     async def draw(self, audio: bytes) -> bytes:
         """A sound -> a PNG of its log-mel."""
         from models.pictures import draw_log_mel  # matplotlib: loaded when the first picture is asked for
@@ -194,5 +198,6 @@ class Listener:
 
     async def check_ready(self) -> bool:
         """Does every stage answer?"""
-        stages = [self._yamnet] + ([self._head] if self._head else [])
-        return all(await asyncio.gather(*(stage.check_ready() for stage in stages)))
+        networks = [self._yamnet] + ([self._head] if self._head else [])
+        ready = [self._spectrogram.check_ready(), *(network.check_ready() for network in networks)]
+        return all(await asyncio.gather(*ready))
