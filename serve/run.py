@@ -35,7 +35,7 @@ def service_args(settings: Settings) -> ServiceArgs:
         replicas=settings.replica_count if settings.placement == "fused" else settings.replicas or 1,
         num_cpus=0,  # one machine: the operating system shares the cores out
         max_ongoing_requests=settings.max_in_flight + REFUSALS,
-        max_queued_requests=settings.max_in_flight,
+        max_queued_requests=settings.max_in_flight + REFUSALS,
     )
     return ServiceArgs(
         weights=_absolute(settings.weights_path),
