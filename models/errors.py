@@ -58,6 +58,24 @@ class BadOption(BadInput):
     slug = "bad-option"
 
 
+class WrongTable(BadInput):
+    """A data set's table that is missing, or lacks a column; the message names both."""
+
+    slug = "wrong-table"
+
+
+class OutputMismatch(BadInput):
+    """An existing output that was made differently; the message names the difference."""
+
+    slug = "output-mismatch"
+
+
+class StoreFailed(EarshotError):
+    """A filesystem or object store that cannot be reached, or is full."""
+
+    slug = "store-failed"
+
+
 class WeightsMissing(EarshotError):
     """No weights where they were looked for."""
 

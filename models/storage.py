@@ -1,0 +1,156 @@
+"""Files on any filesystem that pyarrow reads: a local folder, s3://, gs://. Reads, lists, and writes whole or not at all.
+
+An S3 server of your own is named in the address, `s3://bucket/prefix?endpoint_override=127.0.0.1:9000&scheme=http`, or by the
+variable AWS_ENDPOINT_URL. Knows nothing of what the files hold.
+"""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from models.errors import EarshotError, StoreFailed, WrongPath
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a store: its path below the store's root, its size in bytes and when it was last written."""
+
+    name: str
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder on some filesystem. Names are relative to it, with forward slashes; an absolute one leaves it."""
+
+    filesystem: pafs.FileSystem
+    root: str
+    address: str
+
+    def path_of(self, name: str) -> str:
+        """The name as the filesystem wants it."""
+        return f"{self.root.rstrip('/')}/{name}" if name else self.root
+
+    def address_of(self, name: str) -> str:
+        """The name as a person would write it, and `open_file` reads it."""
+        base, question, query = self.address.partition("?")
+        return f"{base.rstrip('/')}/{name}{question}{query}"
+
+    def exists(self, name: str = "") -> bool:
+        """Is there a file or a folder of this name?"""
+        with reaching(self.address):
+            return bool(self.filesystem.get_file_info(self.path_of(name)).type != pafs.FileType.NotFound)
+
+    def list_files(self, name: str = "") -> list[Entry]:
+        """Every file below the folder, in order of name; none where there is no such folder. Hidden files (.x) are left out."""
+        with reaching(self.address):
+            selector = pafs.FileSelector(self.path_of(name), allow_not_found=True, recursive=True)
+            found = self.filesystem.get_file_info(selector)
+        start = len(self.root.rstrip("/")) + 1
+        files = (Entry(f.path[start:], f.size, f.mtime_ns or 0) for f in found if f.type == pafs.FileType.File)
+        return sorted((f for f in files if not f.name.rsplit("/", 1)[-1].startswith(".")), key=lambda f: f.name)
+
+    def open_file(self, name: str) -> BinaryIO:
+        """A seekable stream over the file. Raises WrongPath where there is none."""
+        with reaching(self.address_of(name)):
+            return cast(BinaryIO, self.filesystem.open_input_file(self.path_of(name)))
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes. Raises WrongPath where there is none."""
+        with self.open_file(name) as stream, reaching(self.address_of(name)):
+            return stream.read()
+
+    def write(self, name: str, content: bytes | pa.Buffer) -> None:
+        """Writes the file in one step: a reader sees all of it or nothing."""
+        path = self.path_of(name)
+        folder, _, base = path.rpartition("/")
+        with reaching(self.address_of(name)):
+            if not isinstance(_bare(self.filesystem), pafs.LocalFileSystem):
+                with self.filesystem.open_output_stream(path) as stream:  # an object appears when it is whole
+                    stream.write(content)
+                return
+            self.filesystem.create_dir(folder, recursive=True)
+            draft = f"{folder}/.{base}-{uuid.uuid4().hex[:8]}"
+            try:
+                with self.filesystem.open_output_stream(draft) as stream:
+                    stream.write(content)
+                self.filesystem.move(draft, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self.filesystem.delete_file(draft)
+                raise
+
+    def delete(self, name: str) -> None:
+        """Deletes the file, or the folder with all below it; nothing where there is none."""
+        path = self.path_of(name)
+        with reaching(self.address_of(name)):
+            kind = self.filesystem.get_file_info(path).type
+            if kind == pafs.FileType.Directory:
+                self.filesystem.delete_dir(path)
+            elif kind == pafs.FileType.File:
+                self.filesystem.delete_file(path)
+
+
+def _bare(filesystem: pafs.FileSystem) -> pafs.FileSystem:
+    return filesystem.base_fs if isinstance(filesystem, pafs.SubTreeFileSystem) else filesystem
+
+
+def open_store(address: str | os.PathLike[str]) -> Store:
+    """A local path, s3://bucket/prefix or gs://bucket/prefix -> the store. Raises WrongPath for any other address."""
+    text = os.fspath(address)
+    if "://" not in text:
+        local = str(Path(text).expanduser().absolute())
+        return Store(pafs.LocalFileSystem(), local, local)
+    try:
+        filesystem, root = pafs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise WrongPath(f"{text}: {error}. Name a local folder, s3://bucket/prefix or gs://bucket/prefix") from error
+    if not root:
+        raise WrongPath(f"{text}: no bucket is named")
+    return Store(filesystem, root, text)
+
+
+def open_beside(address: str) -> tuple[Store, str]:
+    """The address of one file -> the store of its folder, and its name there."""
+    base, question, query = address.partition("?") if "://" in address else (address, "", "")
+    folder, _, name = base.rpartition("/")
+    if not name:
+        raise WrongPath(f"{address}: names a folder, not a file")
+    return open_store(f"{folder or ('.' if not base.startswith('/') else '/')}{question}{query}"), name
+
+
+@contextlib.contextmanager
+def reaching(address: str) -> Iterator[None]:
+    """What a filesystem raises while the block runs becomes WrongPath or StoreFailed, naming the address and the next step."""
+    try:
+        yield
+    except EarshotError:
+        raise
+    except FileNotFoundError as error:
+        raise WrongPath(f"{address}: no such file") from error
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise WrongPath(f"{address}: {error.strerror or error}") from error
+    except OSError as error:
+        if error.errno in FULL:
+            raise StoreFailed(
+                f"{address}: no space left. Free some, and run the same command again: it goes on from here"
+            ) from error
+        raise StoreFailed(
+            f"{address} cannot be reached or written: {_first_line(error)}. "
+            "Check address, network and credentials, and run the same command again"
+        ) from error
+
+
+def _first_line(error: Any) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
