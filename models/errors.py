@@ -40,6 +40,12 @@ class AudioTooLong(BadInput):
     slug = "audio-too-long"
 
 
+class AudioTooShort(BadInput):
+    """A sound that ends before the part that is asked for begins."""
+
+    slug = "audio-too-short"
+
+
 class AudioNotFinite(BadInput):
     """Samples that are NaN or infinite."""
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import soxr
 
-from models.audio import AudioReader, Limits, load_audio
+from models.audio import AudioReader, Limits, load_audio, probe
 from models.errors import (
     AudioEmpty,
     AudioNotFinite,
     AudioTooLong,
+    AudioTooShort,
     AudioUndecodable,
     AudioUnsupported,
     EarshotError,
@@ -237,3 +238,41 @@ def test_work_is_capped_in_samples_of_all_channels() -> None:
     with pytest.raises(AudioTooLong, match="500,000 samples"):
         list(reader.blocks())
     assert reader.duration_s < 200_000 / 48_000  # stopped while decoding, not after
+
+
+@pytest.mark.parametrize("name", ["WAV 16", "FLAC", "OGG Vorbis", "OGG Opus", "MP3", "mp4"])
+@pytest.mark.parametrize(("start_s", "end_s"), [(0.0, 1.5), (1.23, 2.5), (2.0, None), (3.5, 9.0)])
+def test_a_part_is_the_same_sound_as_in_the_whole(name: str, start_s: float, end_s: float | None) -> None:
+    content = encode_any(name, noise(4))
+    whole = load_audio(content)
+    reader = AudioReader(content, start_s=start_s, end_s=end_s)
+    part = np.concatenate(list(reader.blocks()))
+    wanted = whole.samples[round(start_s * 16_000) : None if end_s is None else round(end_s * 16_000)]
+    assert len(part) == len(wanted)
+    np.testing.assert_allclose(part, wanted, atol=1e-6)
+    assert reader.duration_s == pytest.approx(min(end_s or 99, whole.duration_s) - start_s, abs=1e-6)
+
+
+def test_a_part_beyond_the_end_is_refused() -> None:
+    with pytest.raises(AudioTooShort, match="ends before 5 s"):
+        list(AudioReader(encode(tone(440)), start_s=5).blocks())
+
+
+def test_another_sample_rate_is_kept_or_made() -> None:
+    content = encode(tone(440, 1, 44_100), 44_100)
+    assert len(np.concatenate(list(AudioReader(content, sample_rate_hz=44_100).blocks()))) == 44_100
+    assert len(np.concatenate(list(AudioReader(content, sample_rate_hz=22_050).blocks()))) == 22_050
+
+
+@pytest.mark.parametrize("name", [*SOUNDFILE_SUBTYPES, "mp4", "webm"])
+def test_a_probe_tells_length_rate_and_channels_without_decoding(name: str) -> None:
+    told = probe(encode_any(name, noise(2)))
+    assert told.duration_s == pytest.approx(2, abs=0.1)
+    assert (told.sample_rate_hz, told.channels) == (RATE_HZ, 1)
+    assert told.cuttable == (name not in ("MP3", "mp4", "webm"))
+
+
+def test_a_probe_does_not_believe_a_header_that_knows_nothing() -> None:
+    assert probe(flac_claiming(0, tone(440))).duration_s is None
+    with pytest.raises(AudioUndecodable):
+        probe(b"no sound at all")
