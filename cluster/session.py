@@ -85,10 +85,11 @@ def find_haproxy() -> str | None:
 
 
 @contextlib.contextmanager
-def open_session(settings: Settings) -> Iterator[None]:
+def open_session(settings: Settings, num_cpus: int | None = None) -> Iterator[None]:
     """A Ray session while the block runs: a new one on this machine (the default), or the cluster at `ray_address`.
 
-    `prepare_environment` comes first. Leaving the block stops the session that was started here, and only that one.
+    `num_cpus` is how many tasks a new one runs at a time; by default enough for a service. `prepare_environment` comes first.
+    Leaving the block stops the session that was started here, and only that one.
     """
     import ray
 
@@ -96,7 +97,7 @@ def open_session(settings: Settings) -> Iterator[None]:
         where: dict[str, object] = {
             "address": "local",
             "_node_ip_address": LOOPBACK,
-            "num_cpus": max(PRESTARTED_WORKERS, os.cpu_count() or 1),
+            "num_cpus": num_cpus or max(PRESTARTED_WORKERS, os.cpu_count() or 1),
             "object_store_memory": settings.object_store_mib * MIB,
         }
     else:

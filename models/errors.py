@@ -82,6 +82,12 @@ class StoreFailed(EarshotError):
     slug = "store-failed"
 
 
+class JobFailed(EarshotError):
+    """A bulk job that cannot go on; what it did is kept, and the same command goes on from there."""
+
+    slug = "job-failed"
+
+
 class WeightsMissing(EarshotError):
     """No weights where they were looked for."""
 
@@ -98,3 +104,9 @@ class Overloaded(EarshotError):
     """Every queue is full: worth another try a little later."""
 
     slug = "overloaded"
+
+
+def rejection(slug: str, message: str) -> BadInput:
+    """The error that was written down as a slug and a message."""
+    kinds = {kind.slug: kind for kind in BadInput.__subclasses__()}
+    return kinds.get(slug, BadInput)(message)

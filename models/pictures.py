@@ -5,7 +5,7 @@ Figures are made without pyplot, so that any thread may draw. Knows nothing of s
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,24 +38,41 @@ LABEL_CHARACTERS = 22
 
 def draw_log_mel(log_mel: NDArray[np.floating], hop_s: float = HOP_S) -> bytes:
     """Log-mel [F, 64], one frame per `hop_s` -> PNG with a time axis in seconds and a mel axis in Hz."""
-    length_s = len(log_mel) * hop_s
-    columns = _decimate(np.asarray(log_mel, np.float64))
-    figure, axes = _panel(2.9)
-    darkest, brightest = np.percentile(columns, [2, 99.8])
-    axes.imshow(
-        columns.T,
-        aspect="auto",
-        origin="lower",
-        cmap=HEAT,
-        vmin=darkest,
-        vmax=max(brightest, darkest + 1.0),
-        interpolation="nearest",
-        extent=(0.0, length_s, -0.5, MEL_BANDS - 0.5),
-    )
-    axes.set_yticks(band_of(np.array(TICKS_HZ)), [_hz_text(frequency_hz) for frequency_hz in TICKS_HZ], size=SMALL_PT)
-    axes.set_ylabel("Hz")
-    _time_axis(axes)
+    figure, (axes,) = _panels(2.9)
+    _plot_log_mel(axes, log_mel, hop_s)
     return _png(figure)
+
+
+def draw_report(
+    log_mel: NDArray[np.floating],
+    hop_s: float,
+    labels: Sequence[str],
+    scores: Sequence[float],
+    peaks: Sequence[float],
+) -> bytes:
+    """A sound and what is in it -> one PNG: the log-mel as `draw_log_mel`, and below it at most 24 labels as `draw_probabilities`."""
+    rows = slice(MAX_ROWS)
+    figure, (sound, bars) = _panels(2.9, 0.8 + 0.3 * len(labels[rows]))
+    _plot_log_mel(sound, log_mel, hop_s)
+    _plot_probabilities(figure, bars, labels[rows], scores[rows], peaks[rows])
+    return _png(figure)
+
+
+def thin(blocks: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float32], float]:
+    """Log-mel in blocks [f, 64], a frame per 10 ms -> at most 1400 columns [F, 64], and the seconds from one to the next.
+
+    Each column is the maximum of its frames, so that a short sound stays seen. Memory does not grow with the sound's length.
+    """
+    columns = np.full((2 * MAX_COLUMNS, MEL_BANDS), -np.inf, np.float32)
+    frames, stride = 0, 1
+    for block in blocks:
+        while frames + len(block) > stride * len(columns):
+            halved = columns.reshape(-1, 2, MEL_BANDS).max(axis=1)
+            columns = np.concatenate([halved, np.full_like(halved, -np.inf)])
+            stride *= 2
+        np.maximum.at(columns, np.arange(frames, frames + len(block)) // stride, block)
+        frames += len(block)
+    return columns[: math.ceil(frames / stride)], stride * HOP_S
 
 
 def draw_timeline(
@@ -75,7 +92,7 @@ def draw_timeline(
     step = _stride(len(start_s))
     edges_s = _cell_edges(np.asarray(start_s, np.float64)[::step], start_s[-1], length_s)
     edges_s = np.minimum(edges_s, max(duration_s, edges_s[0]))
-    figure, axes = _panel(1.0 + 0.3 * len(rows))
+    figure, (axes,) = _panels(1.0 + 0.3 * len(rows))
     cells = axes.pcolormesh(
         edges_s, np.arange(len(rows) + 1), _decimate(table)[:, rows].T, cmap=HEAT, vmin=0.0, vmax=1.0
     )
@@ -91,7 +108,43 @@ def draw_timeline(
 
 def draw_probabilities(labels: Sequence[str], scores: Sequence[float], peaks: Sequence[float]) -> bytes:
     """Labels with mean score and peak, each 0 to 1 -> PNG: a bar for the mean in front of one for the peak."""
-    figure, axes = _panel(0.8 + 0.3 * len(labels))
+    figure, (axes,) = _panels(0.8 + 0.3 * len(labels))
+    _plot_probabilities(figure, axes, labels, scores, peaks)
+    return _png(figure)
+
+
+def band_of(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where a frequency lies among the 64 mel bands; the ends of the scale, half a band out, go to the picture's edge.
+
+    Band b is centred on the b+1st of 66 points that are equally far apart in mel between 125 and 7500 Hz.
+    """
+    low_mel, high_mel = hz_to_mel(np.array([MEL_LOW_HZ, MEL_HIGH_HZ]))
+    bands = (hz_to_mel(frequency_hz) - low_mel) / (high_mel - low_mel) * (MEL_BANDS + 1) - 1
+    edged: NDArray[np.float64] = np.clip(bands, -0.5, MEL_BANDS - 0.5)
+    return edged
+
+
+def _plot_log_mel(axes: Axes, log_mel: NDArray[np.floating], hop_s: float) -> None:
+    columns = _decimate(np.asarray(log_mel, np.float64))
+    darkest, brightest = np.percentile(columns, [2, 99.8])
+    axes.imshow(
+        columns.T,
+        aspect="auto",
+        origin="lower",
+        cmap=HEAT,
+        vmin=darkest,
+        vmax=max(brightest, darkest + 1.0),
+        interpolation="nearest",
+        extent=(0.0, len(log_mel) * hop_s, -0.5, MEL_BANDS - 0.5),
+    )
+    axes.set_yticks(band_of(np.array(TICKS_HZ)), [_hz_text(frequency_hz) for frequency_hz in TICKS_HZ], size=SMALL_PT)
+    axes.set_ylabel("Hz")
+    _time_axis(axes)
+
+
+def _plot_probabilities(
+    figure: Figure, axes: Axes, labels: Sequence[str], scores: Sequence[float], peaks: Sequence[float]
+) -> None:
     rows = np.arange(len(labels))
     axes.barh(rows, peaks, height=0.62, color=PEAK_COLOUR, label="peak")
     axes.barh(rows, scores, height=0.62, color=MEAN_COLOUR, label="mean")
@@ -112,18 +165,6 @@ def draw_probabilities(labels: Sequence[str], scores: Sequence[float], peaks: Se
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=SMALL_PT, labelcolor=INK, handlelength=1)
-    return _png(figure)
-
-
-def band_of(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where a frequency lies among the 64 mel bands; the ends of the scale, half a band out, go to the picture's edge.
-
-    Band b is centred on the b+1st of 66 points that are equally far apart in mel between 125 and 7500 Hz.
-    """
-    low_mel, high_mel = hz_to_mel(np.array([MEL_LOW_HZ, MEL_HIGH_HZ]))
-    bands = (hz_to_mel(frequency_hz) - low_mel) / (high_mel - low_mel) * (MEL_BANDS + 1) - 1
-    edged: NDArray[np.float64] = np.clip(bands, -0.5, MEL_BANDS - 0.5)
-    return edged
 
 
 def _stride(length: int) -> int:
@@ -142,16 +183,17 @@ def _cell_edges(start_s: NDArray[np.float64], last_start_s: float, length_s: flo
     return np.concatenate([start_s[:1], between_s, [last_start_s + length_s]])
 
 
-def _panel(height_in: float) -> tuple[Figure, Axes]:
-    """An empty dark panel."""
+def _panels(*heights_in: float) -> tuple[Figure, list[Axes]]:
+    """Empty dark panels, one below the other."""
     margins = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DOTS_PER_INCH, facecolor=PANEL, layout=margins)
-    axes = figure.add_subplot(facecolor=PANEL)
-    axes.tick_params(length=3, color=FAINT, labelcolor=INK, labelsize=TEXT_PT)
-    axes.xaxis.label.set(color=INK, size=TEXT_PT)
-    axes.yaxis.label.set(color=INK, size=TEXT_PT)
-    axes.spines[:].set_visible(False)
-    return figure, axes
+    figure = Figure(figsize=(WIDTH_IN, sum(heights_in)), dpi=DOTS_PER_INCH, facecolor=PANEL, layout=margins)
+    panels = figure.subplots(len(heights_in), squeeze=False, height_ratios=heights_in, subplot_kw={"facecolor": PANEL})
+    for axes in panels.flat:
+        axes.tick_params(length=3, color=FAINT, labelcolor=INK, labelsize=TEXT_PT)
+        axes.xaxis.label.set(color=INK, size=TEXT_PT)
+        axes.yaxis.label.set(color=INK, size=TEXT_PT)
+        axes.spines[:].set_visible(False)
+    return figure, list(panels.flat)
 
 
 def _time_axis(axes: Axes) -> None:

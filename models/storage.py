@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 from models.errors import EarshotError, StoreFailed, WrongPath
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+DRAFT = ".draft"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,18 @@ class Store:
         with reaching(self.address_of(name)):
             return cast(BinaryIO, self.filesystem.open_input_file(self.path_of(name)))
 
+    def open_any(self, path: str) -> BinaryIO:
+        """As `open_file`, for a path as tables hold it: below the store's root, or absolute, or an address."""
+        if "://" not in path and not path.startswith("/"):
+            return self.open_file(path)
+        beside, name = open_beside(path)
+        return beside.open_file(name)
+
+    def size(self, name: str) -> int:
+        """The file's size in bytes; 0 where there is none."""
+        with reaching(self.address_of(name)):
+            return int(self.filesystem.get_file_info(self.path_of(name)).size or 0)
+
     def read(self, name: str) -> bytes:
         """The file's bytes. Raises WrongPath where there is none."""
         with self.open_file(name) as stream, reaching(self.address_of(name)):
@@ -73,23 +86,36 @@ class Store:
 
     def write(self, name: str, content: bytes | pa.Buffer) -> None:
         """Writes the file in one step: a reader sees all of it or nothing."""
+        with self.create(name) as stream:
+            stream.write(content)
+
+    @contextlib.contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """A stream into a new file, which appears under its name when the block ends well, and not at all when it fails."""
         path = self.path_of(name)
         folder, _, base = path.rpartition("/")
+        draft = path
         with reaching(self.address_of(name)):
-            if not isinstance(_bare(self.filesystem), pafs.LocalFileSystem):
-                with self.filesystem.open_output_stream(path) as stream:  # an object appears when it is whole
-                    stream.write(content)
-                return
-            self.filesystem.create_dir(folder, recursive=True)
-            draft = f"{folder}/.{base}-{uuid.uuid4().hex[:8]}"
+            if isinstance(
+                self.filesystem, pafs.LocalFileSystem
+            ):  # elsewhere an object appears when its stream is closed
+                self.filesystem.create_dir(folder, recursive=True)
+                draft = f"{folder}/.{base}-{uuid.uuid4().hex[:8]}{DRAFT}"
             try:
                 with self.filesystem.open_output_stream(draft) as stream:
-                    stream.write(content)
-                self.filesystem.move(draft, path)
+                    yield stream
+                if draft != path:
+                    self.filesystem.move(draft, path)
             except BaseException:
                 with contextlib.suppress(OSError):
                     self.filesystem.delete_file(draft)
                 raise
+
+    def sweep(self) -> None:
+        """Deletes the drafts that a killed process left behind."""
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            for draft in Path(self.root).rglob(f".*{DRAFT}"):
+                draft.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
         """Deletes the file, or the folder with all below it; nothing where there is none."""
@@ -100,10 +126,6 @@ class Store:
                 self.filesystem.delete_dir(path)
             elif kind == pafs.FileType.File:
                 self.filesystem.delete_file(path)
-
-
-def _bare(filesystem: pafs.FileSystem) -> pafs.FileSystem:
-    return filesystem.base_fs if isinstance(filesystem, pafs.SubTreeFileSystem) else filesystem
 
 
 def open_store(address: str | os.PathLike[str]) -> Store:

@@ -52,8 +52,13 @@ class Sound:
 
 def read_frames(reader: AudioReader) -> Iterator[FloatArray]:
     """An opened sound -> its log-mel in blocks [f, 64]. Raises as AudioReader."""
+    return mel_frames(reader.blocks())
+
+
+def mel_frames(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    """A waveform at 16 kHz in blocks [n] -> its log-mel in blocks [f, 64]. Raises AudioNotFinite."""
     stream = LogMelStream(YAMNET_OFFSET)
-    for block in reader.blocks():
+    for block in blocks:
         yield _finite(stream.push(block))
     yield _finite(stream.finish())
 

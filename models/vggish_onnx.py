@@ -30,19 +30,22 @@ SOURCE = "VGGish's arrays"  # what an error message calls them
 
 
 def build_vggish_graph(
-    arrays: Arrays, *, multi_label: bool, slim: bool = False, last_relu: bool = False
+    arrays: Arrays, *, multi_label: bool, slim: bool = False, last_relu: bool = False, head: bool = True
 ) -> onnx.ModelProto:
     """Weights by name -> a graph: "patches" [P, 96, 64] -> "scores" [P, K] and "embeddings" [P, 128], all float32.
 
     Patches are log(mel + 0.01); P is free. `multi_label`, `slim` and `last_relu` mean what they mean in VggishHead and
-    VGGish. Raises WeightsCorrupt naming the first wrong key and both shapes.
+    VGGish. Without a head the scores are the embeddings. Raises WeightsCorrupt naming the first wrong key and both shapes.
     """
-    _, hidden, classes = head_widths(arrays, SOURCE)
-    check_shapes(arrays, vggish_shapes(slim) | head_shapes(EMBEDDING_SIZE, hidden, classes), SOURCE)
+    _, hidden, classes = head_widths(arrays, SOURCE) if head else (0, 0, EMBEDDING_SIZE)
+    check_shapes(arrays, vggish_shapes(slim) | (head_shapes(EMBEDDING_SIZE, hidden, classes) if head else {}), SOURCE)
 
     graph = _Graph(arrays)
     embeddings = graph.embeddings(graph.features("patches"), slim, last_relu)
     graph.node("Identity", [embeddings], "embeddings")
+    if not head:
+        graph.node("Identity", [embeddings], "scores")
+        return graph.model({"scores": EMBEDDING_SIZE, "embeddings": EMBEDDING_SIZE}, "vggish")
     logits = graph.head("embeddings")
     if multi_label:
         graph.node("Sigmoid", [logits], "scores")

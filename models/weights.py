@@ -10,8 +10,21 @@ from pathlib import Path
 
 import platformdirs
 
-from models.bundle import CARD, Bundle, FrontEnd, Precision, check_sha256, load_bundle, read_labels, save_bundle
+from models.bundle import (
+    CARD,
+    Bundle,
+    FrontEnd,
+    Label,
+    Precision,
+    check_sha256,
+    load_bundle,
+    read_labels,
+    save_bundle,
+    sha256_of,
+)
 from models.errors import BadOption, EarshotError, WeightsCorrupt, WeightsMissing
+from models.frontend import PATCH_S, VGGISH_OFFSET
+from models.layout import EMBEDDING_SIZE
 
 YAMNET_TFLITE = "yamnet.tflite"
 YAMNET_CLASSES = "yamnet_class_map.csv"
@@ -243,4 +256,45 @@ def build_yamnet_bundle(folder: Path, cache: Path) -> Bundle:
         licence=weights.licence,
         source=weights.files[0].urls[0],
         accuracy=weights.accuracy,
+    )
+
+
+def find_embedder(network: str, places: Places, head_places: Places) -> Bundle:
+    """The bundle whose embeddings are wanted: YAMNet's, or VGGish's (a head's own, or the one built from the published weights).
+
+    Raises BadOption, WeightsMissing, WeightsCorrupt.
+    """
+    if network == "yamnet":
+        return find_tagger(places)
+    if network != "vggish":
+        raise BadOption(f"no network named {network!r}; there are: yamnet, vggish")
+    head = find_head(head_places)
+    return head or build_vggish_bundle(find_weights("vggish", places), places.cache)
+
+
+def build_vggish_bundle(folder: Path, cache: Path) -> Bundle:
+    """The published VGGish weights -> a bundle without classes, in the cache; the one there, if it is there. Needs torch, once."""
+    weights = known("vggish")
+    sha256 = sha256_of(folder / weights.files[0].name)
+    target = cache / "graphs" / f"vggish-{sha256[:12]}-r{GRAPH_REVISION}"
+    if (target / CARD).is_file():
+        return load_bundle(target)
+    try:
+        from models.vggish import load_vggish
+    except ImportError as error:
+        raise WeightsMissing("reading VGGish's published weights needs torch: run `make setup` once") from error
+    from models.vggish_onnx import build_vggish_graph
+
+    arrays = {name: tensor.numpy() for name, tensor in load_vggish(folder / weights.files[0].name).state_dict().items()}
+    graph = build_vggish_graph(arrays, multi_label=True, head=False)
+    return save_bundle(
+        target,
+        {"float": graph.SerializeToString()},
+        tuple(Label(f"embedding {number}", "") for number in range(EMBEDDING_SIZE)),
+        name=weights.name,
+        version=weights.version,
+        front_end=FrontEnd(log_offset=VGGISH_OFFSET, hop_s=PATCH_S),
+        weights_sha256=sha256,
+        licence=weights.licence,
+        source=weights.files[0].urls[0],
     )

@@ -1,26 +1,36 @@
-"""The verb `classify`."""
+"""The verbs of this room. Those with much to say have a file of their own; here is `classify`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli_featurize import featurize
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from models.answer import Answer
+    from cluster.settings import Settings
+    from models.answer import Answer, Options
+    from pipelines.driver import Workers
 
 BAR = 20  # characters of a score of 1.0
 SHADES = " ▁▂▃▄▅▆▇█"
 
 
 def add_verbs(cli: typer.Typer) -> None:
-    """Adds it to the command line; its docstring is its help text."""
+    """Adds them to the command line; each one's docstring is its help text."""
     cli.command()(classify)
+    cli.command()(featurize)
 
 
 def classify(
-    paths: Annotated[list[Path], typer.Argument(help="sound files, or folders of them", metavar="PATH...")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="sound files, or folders of them; with --out also a manifest, s3://, gs://", metavar="PATH..."
+        ),
+    ],
     top_k: Annotated[int, typer.Option(help="how many labels")] = 5,
     threshold: Annotated[float, typer.Option(help="events are runs of patches that score at or above it")] = 0.3,
     rank: Annotated[str, typer.Option(help="order labels by mean | peak")] = "mean",
@@ -29,12 +39,25 @@ def classify(
     timeline: Annotated[bool, typer.Option("--timeline", help="show the scores over time")] = False,
     json: Annotated[bool, typer.Option("--json", help="one answer per line, as JSON")] = False,
     server: Annotated[str | None, typer.Option(help="ask a running service, as http://127.0.0.1:8000")] = None,
+    out_address: Annotated[
+        str | None, typer.Option("--out", help="write a table of answers: Parquet in a folder, s3://, gs://")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="with --out: processes [default: one per core]")] = None,
+    cluster: Annotated[bool, typer.Option("--cluster", help="with --out: run on the Ray cluster")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite/--resume", help="with --out: start over, or do what is missing")
+    ] = False,
     weights: Annotated[Path | None, typer.Option(help="folder with YAMNet's files, or a model folder")] = None,
     head: Annotated[Path | None, typer.Option(help="model folder of the second opinion")] = None,
 ) -> None:
     """Say what is in sound files, when, and how sure.
 
+    With --out the answers become one table; many files are done in parallel, long recordings in parts, and a run that was
+    interrupted goes on where it stopped when the same command is given again.
+
     Example:  `earshot classify street.wav recordings/ --json > answers.jsonl`
+
+    Example:  `earshot classify recordings/ --out answers.parquet`
     """
     from cluster.terminal import BAD_USAGE, SOME_REJECTED, complain, err, out, reporting_errors
 
@@ -45,12 +68,16 @@ def classify(
         from models.answer import Options
         from models.errors import BadInput
         from pipelines.classify import classify_at, classify_files, classify_here, walk_sounds
+        from pipelines.driver import Workers
 
         fields = {"top_k": top_k, "threshold": threshold, "rank": rank, "hop_s": hop_s}
         options = Options.model_validate(fields | {"second_opinion": second_opinion, "timeline": timeline})
         given: dict[str, Any] = {"weights_path": weights, "head": head}
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
-        files = list(walk_sounds(paths))
+        if out_address is not None:
+            _classify_to(paths, out_address, options, settings, Workers(settings, workers, cluster), overwrite)
+            return
+        files = list(walk_sounds(map(Path, paths)))
         if not files:
             raise BadInput(
                 "no sound files there: name files, or folders that hold WAV, FLAC, OGG, MP3, M4A, MP4 or WebM"
@@ -69,6 +96,24 @@ def classify(
         if rejected:
             err.print(f"{len(files) - rejected} done, {rejected} rejected", highlight=False)
             raise typer.Exit(BAD_USAGE if rejected == len(files) else SOME_REJECTED)
+
+
+def _classify_to(
+    paths: list[str], out: str, options: "Options", settings: "Settings", workers: "Workers", overwrite: bool
+) -> None:
+    """The answers as a table."""
+    from models.errors import BadOption
+    from models.storage import open_store
+    from pipelines.answers import build_work
+    from pipelines.cli_report import summing_up
+    from pipelines.jobs import classify_to, find_sounds
+
+    if len(paths) != 1:
+        raise BadOption("with --out name one folder, manifest (.csv, .parquet) or address, not several")
+    store, work = open_store(out), build_work(options, settings)
+    sounds = find_sounds(paths[0])
+    with summing_up(store) as summary:
+        summary.report = classify_to(sounds.store, sounds.table, work, store, workers, overwrite=overwrite)
 
 
 def _quoted(path: Path) -> str:

@@ -1,0 +1,319 @@
+"""Features of a data set, as rows of fixed-size tensors: log-mels, the two pictures, embeddings. Computes; bulk.py runs and writes.
+
+A row is a window of sound. Windows cover a sound from its start, `hop_s` apart; what reaches beyond its end is padded, and a last window
+that is less than half filled is left out, unless it is the only one. `valid` says how much of a row is sound.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Protocol, cast
+
+import numpy as np
+import pyarrow as pa
+from models.spectrograms import MEL_PICTURE, STFT_PICTURE, Picture
+from numpy.typing import NDArray
+
+from cluster.settings import Settings
+from models.audio import AudioReader
+from models.bundle import load_bundle
+from models.errors import BadOption
+from models.features import Made
+from models.frontend import (
+    FFT_SIZE,
+    FRAME_REST_S,
+    HOP_S,
+    MEL_BANDS,
+    MEL_HIGH_HZ,
+    MEL_LOW_HZ,
+    PATCH_FRAMES,
+    SAMPLE_RATE_HZ,
+    TAIL_FRAMES,
+    WINDOW_SAMPLES,
+    YAMNET_OFFSET,
+    FloatArray,
+    hop_frames,
+)
+from models.runtime import load_runtime
+from models.tagger import Scorer, mel_frames
+from models.vggish_pca import load_pca
+from models.weights import find_embedder, find_weights
+from pipelines.bulk import Row
+
+Kind = Literal["logmel", "stft", "mel", "embedding"]
+PICTURES: dict[str, Picture] = {"stft": STFT_PICTURE, "mel": MEL_PICTURE}
+NETWORKS = ("yamnet", "vggish", "audioset")
+SHORTEST_S, LONGEST_S = 0.05, 60.0
+LOG_MEL: dict[str, float | int | str | None] = {
+    "sample_rate_hz": SAMPLE_RATE_HZ,
+    "frame_s": WINDOW_SAMPLES / SAMPLE_RATE_HZ,
+    "hop_s": HOP_S,
+    "fft_size": FFT_SIZE,
+    "mel_bands": MEL_BANDS,
+    "mel_low_hz": MEL_LOW_HZ,
+    "mel_high_hz": MEL_HIGH_HZ,
+    "log_offset": YAMNET_OFFSET,
+}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How long the sound in a row is, and how far apart rows begin."""
+
+    length_s: float
+    hop_s: float
+
+
+DEFAULT_WINDOWS: dict[str, Windows] = {
+    "logmel": Windows(0.96, 0.48),
+    "stft": Windows(5.0, 5.0),
+    "mel": Windows(5.0, 5.0),
+    "embedding": Windows(10.0, 10.0),
+}
+
+
+def slide(blocks: Iterable[NDArray[Any]], length: int, hop: int, tail: int = 0) -> Iterator[tuple[NDArray[Any], int]]:
+    """Rows in blocks [n, ...] -> windows of at most `length` rows every `hop` rows, and how many of each are sound.
+
+    The last `tail` rows are no sound of their own. A last window that is less than half filled is left out, unless it is the only one.
+    """
+    rest: NDArray[Any] | None = None
+    waiting: list[NDArray[Any]] = []
+    first = True
+    for block in blocks:
+        waiting.append(block)
+        if sum(map(len, waiting)) + (0 if rest is None else len(rest)) < length + tail:
+            continue
+        rest = np.concatenate(waiting if rest is None else [rest, *waiting])
+        waiting = []
+        while len(rest) >= length + tail:
+            yield rest[:length], length
+            rest, first = rest[hop:], False
+    rest = np.concatenate(waiting if rest is None else [rest, *waiting])
+    while first or 2 * (len(rest) - tail) >= length:
+        yield rest[:length], max(1, min(len(rest) - tail, length))
+        rest, first = rest[hop:], False
+
+
+class Extractor(Protocol):
+    """Makes features of a sound that comes in blocks. Small, picklable and hashable."""
+
+    kind: Kind
+    sample_rate_hz: int
+    rest_s: float  # how far the sound of a window reaches beyond its end
+
+    @property
+    def made(self) -> Made: ...
+
+    def tensor(self, windows: Windows) -> tuple[pa.DataType, list[int]]:
+        """The type and the shape of one window's features."""
+        ...
+
+    def extract(self, blocks: Iterator[FloatArray], windows: Windows) -> Iterator[tuple[NDArray[Any], int]]:
+        """The waveform in blocks [n] -> each window's features, and how many of its frames, samples or patches are sound."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogMels:
+    """Log-mels of the front end that YAMNet and VGGish share: [F, 64]."""
+
+    kind: Kind = "logmel"
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    rest_s: float = FRAME_REST_S
+
+    @property
+    def made(self) -> Made:
+        return Made(kind=self.kind, front_end=LOG_MEL)
+
+    def tensor(self, windows: Windows) -> tuple[pa.DataType, list[int]]:
+        """See Extractor."""
+        return pa.float16(), [hop_frames(windows.length_s), MEL_BANDS]
+
+    def extract(self, blocks: Iterator[FloatArray], windows: Windows) -> Iterator[tuple[NDArray[Any], int]]:
+        """See Extractor."""
+        length = hop_frames(windows.length_s)
+        silence = np.float32(math.log(YAMNET_OFFSET))
+        for frames, valid in slide_frames(blocks, windows):
+            yield np.pad(frames, [(0, length - len(frames)), (0, 0)], constant_values=silence), valid
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One of the two pictures of models/spectrograms.py: [H, W]."""
+
+    kind: Kind
+    rest_s: float = 0.0
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The picture's own."""
+        return PICTURES[self.kind].sample_rate_hz
+
+    @property
+    def made(self) -> Made:
+        return Made(kind=self.kind, front_end=PICTURES[self.kind].parameters)
+
+    def tensor(self, windows: Windows) -> tuple[pa.DataType, list[int]]:
+        """See Extractor. A picture's size is fixed, and so is the length of its windows."""
+        assert windows.length_s == DEFAULT_WINDOWS[self.kind].length_s
+        return pa.float16(), list(PICTURES[self.kind].shape)
+
+    def extract(self, blocks: Iterator[FloatArray], windows: Windows) -> Iterator[tuple[NDArray[Any], int]]:
+        """See Extractor."""
+        length, hop = (round(seconds * self.sample_rate_hz) for seconds in (windows.length_s, windows.hop_s))
+        for samples, valid in slide(blocks, length, hop):
+            yield PICTURES[self.kind].draw(samples), valid
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A network's embeddings of the patches in a window: [T, D] float32, or [T, 128] uint8 through AudioSet's PCA."""
+
+    bundle: Path
+    network: str
+    weights_sha256: str
+    patch_hop_s: float
+    width: int
+    pca: Path | None = None
+    kind: Kind = "embedding"
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    rest_s: float = FRAME_REST_S
+
+    @property
+    def made(self) -> Made:
+        front_end = LOG_MEL | {"patch_hop_s": self.patch_hop_s, "postprocess": "pca, 8 bits" if self.pca else None}
+        return Made(kind=self.kind, front_end=front_end, network=self.network, weights_sha256=self.weights_sha256)
+
+    def tensor(self, windows: Windows) -> tuple[pa.DataType, list[int]]:
+        """See Extractor."""
+        patches = len(self._starts(hop_frames(windows.length_s)))
+        return pa.uint8() if self.pca else pa.float32(), [patches, self.width]
+
+    def extract(self, blocks: Iterator[FloatArray], windows: Windows) -> Iterator[tuple[NDArray[Any], int]]:
+        """See Extractor."""
+        scorer = load_scorer(self.bundle)
+        patches = self.tensor(windows)[1][0]
+        for frames, valid in slide_frames(blocks, windows):
+            count = len(self._starts(valid))
+            values: NDArray[Any] = scorer.network(scorer.patches(frames, self.patch_hop_s, count))[1]
+            if self.pca:
+                values = _pca(self.pca).postprocess(values)
+            yield np.pad(values, [(0, patches - count), (0, 0)]), count
+
+    def _starts(self, frames: int) -> range:
+        """Where patches begin in so many frames of sound: each at least half filled, and at least one."""
+        return range(0, max(frames - PATCH_FRAMES // 2, 0) + 1, hop_frames(self.patch_hop_s))
+
+
+@functools.lru_cache(maxsize=2)
+def load_scorer(bundle: Path) -> Scorer:
+    """A bundle and its network, once per process."""
+    loaded = load_bundle(bundle)
+    return Scorer(loaded, load_runtime(loaded))
+
+
+_pca = functools.lru_cache(maxsize=1)(load_pca)
+
+
+@dataclass(frozen=True)
+class FeatureWork:
+    """Windows of features: what `earshot featurize` computes. A bulk.Work."""
+
+    extractor: Extractor
+    windows: Windows
+
+    @property
+    def made(self) -> Made:
+        windows = {"window_s": self.windows.length_s, "window_hop_s": self.windows.hop_s}
+        made = self.extractor.made
+        return made.model_copy(update={"front_end": dict(made.front_end) | windows})
+
+    @property
+    def schema(self) -> pa.Schema:
+        value_type, shape = self.extractor.tensor(self.windows)
+        return pa.schema(
+            [
+                ("start_s", pa.float64()),
+                ("end_s", pa.float64()),
+                ("labels", pa.list_(pa.string())),
+                ("valid", pa.int32()),
+                ("features", pa.fixed_shape_tensor(value_type, shape)),
+            ]
+        )
+
+    def compute(self, item: Row, source: BinaryIO) -> Iterator[Row]:
+        """See bulk.Work. The windows of a part of a long recording begin within it, and may end beyond it."""
+        start_s, end_s = item["start_s"] or 0.0, item["end_s"]
+        ends_within = end_s is not None and item["parts"] > 1
+        overlap_s = self.windows.length_s - self.windows.hop_s + self.extractor.rest_s if ends_within else 0.0
+        read_to_s = None if end_s is None else end_s + overlap_s
+        reader = AudioReader(source, sample_rate_hz=self.extractor.sample_rate_hz, start_s=start_s, end_s=read_to_s)
+        heard_s = 0.0
+        for number, (features, valid) in enumerate(self.extractor.extract(reader.blocks(), self.windows)):
+            window_start_s = round(start_s + number * self.windows.hop_s, 6)
+            if ends_within and window_start_s >= end_s - HOP_S / 2:
+                return
+            window_end_s = round(window_start_s + self.windows.length_s, 6)
+            yield {
+                "start_s": window_start_s,
+                "end_s": window_end_s,
+                "labels": _labels_between(item, window_start_s, window_end_s),
+                "valid": valid,
+                "features": features,
+                "heard_s": reader.duration_s - heard_s,
+            }
+            heard_s = reader.duration_s
+
+
+def _labels_between(item: Row, start_s: float, end_s: float) -> list[str]:
+    """The item's labels; where events say when each was heard, those of the events that overlap the window."""
+    events = item.get("events")
+    if events is None:
+        return list(item["labels"] or [])
+    heard = (event["label"] for event in events if event["start_s"] < end_s and event["end_s"] > start_s)
+    return list(dict.fromkeys(heard))
+
+
+def slide_frames(blocks: Iterator[FloatArray], windows: Windows) -> Iterator[tuple[FloatArray, int]]:
+    """The waveform at 16 kHz in blocks [n] -> windows of at most F log-mel frames [f, 64], and how many of them are sound."""
+    frames = mel_frames(blocks)
+    return slide(frames, hop_frames(windows.length_s), hop_frames(windows.hop_s), TAIL_FRAMES)
+
+
+def choose_windows(kind: str, length_s: float | None, hop_s: float | None) -> Windows:
+    """The windows that were asked for, or the features' own. Raises BadOption for those that cannot be."""
+    if kind not in DEFAULT_WINDOWS:
+        raise BadOption(f"no features named {kind!r}; there are: {', '.join(DEFAULT_WINDOWS)}")
+    usual = DEFAULT_WINDOWS[kind]
+    windows = Windows(length_s or usual.length_s, hop_s or min(usual.hop_s, length_s or usual.hop_s))
+    if kind in PICTURES and windows.length_s != usual.length_s:
+        raise BadOption(f"window-s: the picture {kind!r} is made of {usual.length_s:g} s, no other length")
+    if not SHORTEST_S <= windows.hop_s <= windows.length_s <= LONGEST_S:
+        raise BadOption(
+            f"window-s {windows.length_s:g}, hop-s {windows.hop_s:g}: a window lasts up to {LONGEST_S:g} s, "
+            f"and the hop from {SHORTEST_S:g} s to the window's length"
+        )
+    if any(abs(seconds / HOP_S - round(seconds / HOP_S)) > 1e-6 for seconds in (windows.length_s, windows.hop_s)):
+        raise BadOption("window-s and hop-s are multiples of 0.01 s, a frame's hop")
+    return windows
+
+
+def build_embeddings(network: str, patch_hop_s: float | None, settings: Settings) -> Embeddings:
+    """The embeddings of a network: yamnet, vggish, or audioset (VGGish, PCA, 8 bits). Raises BadOption, WeightsMissing."""
+    if network not in NETWORKS:
+        raise BadOption(f"no network named {network!r}; there are: {', '.join(NETWORKS)}")
+    bundle = find_embedder("yamnet" if network == "yamnet" else "vggish", settings.places(), settings.head_places())
+    pca = find_weights("vggish-pca", settings.places()) / "vggish_pca_params.npz" if network == "audioset" else None
+    hop_s = hop_frames(patch_hop_s or bundle.card.front_end.hop_s) * HOP_S
+    width = load_scorer(bundle.path).network(np.zeros((1, PATCH_FRAMES, MEL_BANDS), np.float32))[1].shape[1]
+    return Embeddings(bundle.path, network, bundle.card.weights_sha256, round(hop_s, 6), width, pca)
+
+
+def build_work(kind: str, windows: Windows, network: str, patch_hop_s: float | None, settings: Settings) -> FeatureWork:
+    """What to compute for one kind of features. Raises BadOption, WeightsMissing, WeightsCorrupt."""
+    if kind == "embedding":
+        return FeatureWork(build_embeddings(network, patch_hop_s, settings), windows)
+    return FeatureWork(LogMels() if kind == "logmel" else Pictures(cast(Kind, kind)), windows)

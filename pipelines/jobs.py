@@ -1,0 +1,89 @@
+"""The two bulk jobs from end to end: `featurize` and `classify_to`. What is asked for in, what was done out."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.features import BLOCKS, ERRORS, State
+from models.storage import Store
+from pipelines.answers import AnswerWork, JoinWork, PartWork, part_s
+from pipelines.bulk import Job, Tally
+from pipelines.driver import Workers, complete, finished_items, open_progress, prepare_output, run_job
+from pipelines.featurize import FeatureWork
+from pipelines.plan import cut_chunks, leave_out, plan_items
+
+PART_S = 600.0  # of long recordings, when featurized: about, for parts hold whole hops
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run did, and what the output holds now. `skipped` items were there already."""
+
+    tally: Tally
+    skipped: int
+    state: State
+
+
+def featurize(
+    store: Store, table: pa.Table, work: FeatureWork, out: Store, workers: Workers, *, overwrite: bool
+) -> Report:
+    """The features of a data set's rows, written to `out` in folders by fold or split. Raises OutputMismatch, StoreFailed, JobFailed."""
+    made = work.made
+    prepare_output(out, made, overwrite=overwrite)
+    partition = find_partition(table)
+    hops = max(1, round(PART_S / work.windows.hop_s))
+    planned = plan_items(store, table, hops * work.windows.hop_s, partition)
+    missing = leave_out(planned, finished_items(out, "", ERRORS))
+    job = Job(work, store, out, partition)
+    with workers.open(len(cut_chunks(missing, partition))) as runner, open_progress() as progress:
+        tally = run_job(job, missing, runner, progress, "featurizing")
+    return Report(tally, len(planned) - len(missing), complete(out, made))
+
+
+def find_partition(table: pa.Table) -> str | None:
+    """The column by which the output is partitioned: fold, else split, where the data set has one."""
+    return next((name for name in ("fold", "split") if table[name].null_count < len(table)), None)
+
+
+def classify_to(
+    store: Store, table: pa.Table, work: AnswerWork, out: Store, workers: Workers, *, overwrite: bool
+) -> Report:
+    """The answer to each of a data set's rows, written to `out`. Raises OutputMismatch, StoreFailed, JobFailed."""
+    prepare_output(out, work.made, overwrite=overwrite)
+    planned = plan_items(store, table, part_s(work))
+    whole = planned.filter(pc.equal(planned["parts"], 1))
+    parts = planned.filter(pc.greater(planned["parts"], 1))
+    done = finished_items(out, "", ERRORS)
+    missing = leave_out(whole, done)
+    joined = leave_out(_recordings(parts), done)
+    missing_parts = parts.filter(pc.is_in(parts["path"], value_set=joined["path"].combine_chunks()))
+    missing_parts = leave_out(missing_parts, finished_items(out, BLOCKS))
+    chunks = len(cut_chunks(missing)) + len(cut_chunks(missing_parts))
+    with workers.open(chunks) as runner, open_progress() as progress:
+        tally = run_job(Job(work, store, out), missing, runner, progress, "classifying")
+        if len(joined):
+            run_job(
+                Job(PartWork(work), store, out, folder=BLOCKS),
+                missing_parts,
+                runner,
+                progress,
+                "parts of long recordings",
+            )
+            tally += run_job(Job(JoinWork(work, out), store, out), joined, runner, progress, "long recordings")
+            out.delete(BLOCKS)
+    total = len(whole) + len(_recordings(parts))
+    return Report(tally, total - len(missing) - len(joined), complete(out, work.made))
+
+
+def _recordings(parts: pa.Table) -> pa.Table:
+    """Parts of long recordings -> one row a recording."""
+    first = parts.filter(pc.equal(parts["part"], 0))
+    items = {
+        "item": first["path"],
+        "start_s": pa.nulls(len(first), pa.float64()),
+        "end_s": pa.nulls(len(first), pa.float64()),
+    }
+    for name, values in items.items():
+        first = first.set_column(first.column_names.index(name), name, values)
+    return first
