@@ -2,13 +2,14 @@
 # make test    set up everything, run the gates and every test
 # make check   the gates alone: format, lint, types, floors
 # make bench   measure the service side by side with its peers
+# make bench-data   measure the bulk jobs side by side with other ways to do the same work
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.8
 BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv
 ARGS ?=
 
-.PHONY: setup up test check bench clean
+.PHONY: setup up test check bench bench-data clean
 .DELETE_ON_ERROR:
 
 setup: .venv/.all
@@ -27,6 +28,9 @@ check: .venv/.all
 
 bench: .venv/.all .venv-bench/.done
 	@$(BIN)/python -m benchmarks.serving $(ARGS)
+
+bench-data: .venv/.all
+	@$(BIN)/python -m benchmarks.data $(ARGS)
 
 clean:
 	rm -rf .venv .venv-bench build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -27,9 +27,9 @@ from benchmarks.data_growth import measure_growth
 from benchmarks.report import save, show
 from benchmarks.systems import end_on_sigterm
 from cluster.settings import Settings
+from models import spectrograms
 from models.audio import load_audio, probe
 from models.frontend import log_mel
-from models.spectrograms import MEL_BANDS, MEL_HIGH_HZ, MEL_HOP_SAMPLES, MEL_LOW_HZ, MEL_RATE_HZ, MEL_WINDOW_SAMPLES
 from models.storage import open_store
 from pipelines.bulk import Job, Tally, Work, open_ray, run_chunk, run_here
 from pipelines.featurize import build_work, choose_windows
@@ -220,15 +220,15 @@ def librosa_mel(path: Path) -> object:
     """The picture as the ESC-50 system makes it."""
     import librosa
 
-    samples, _ = librosa.load(path, sr=MEL_RATE_HZ)
+    samples, _ = librosa.load(path, sr=spectrograms.MEL_RATE_HZ)
     mel = librosa.feature.melspectrogram(
         y=samples,
-        sr=MEL_RATE_HZ,
-        n_fft=MEL_WINDOW_SAMPLES,
-        hop_length=MEL_HOP_SAMPLES,
-        n_mels=MEL_BANDS,
-        fmin=MEL_LOW_HZ,
-        fmax=MEL_HIGH_HZ,
+        sr=spectrograms.MEL_RATE_HZ,
+        n_fft=spectrograms.MEL_WINDOW_SAMPLES,
+        hop_length=spectrograms.MEL_HOP_SAMPLES,
+        n_mels=spectrograms.MEL_ROWS,
+        fmin=spectrograms.MEL_ROWS_LOW_HZ,
+        fmax=spectrograms.MEL_ROWS_HIGH_HZ,
     )
     return librosa.power_to_db(mel, top_db=80)
 

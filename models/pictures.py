@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from models.frontend import HOP_S, MEL_BANDS, MEL_HIGH_HZ, MEL_LOW_HZ, hz_to_mel
@@ -31,13 +31,16 @@ HEAT = LinearSegmentedColormap.from_list(
 )
 
 TICKS_HZ = (125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 7500.0)
-MAX_COLUMNS = 700  # never more than the picture has pixels: none may fall between two
+MAX_COLUMNS = 700  # even; never more than the picture has pixels: none may fall between two
 MAX_ROWS = 24
+LONG_S = 600.0
+STEPS_S = (120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200)  # between the ticks of a long time axis
+DAY_S = 86_400
 LABEL_CHARACTERS = 22
 
 
 def draw_log_mel(log_mel: NDArray[np.floating], hop_s: float = HOP_S) -> bytes:
-    """Log-mel [F, 64], one frame per `hop_s` -> PNG with a time axis in seconds and a mel axis in Hz."""
+    """Log-mel [F, 64], one frame per `hop_s` -> PNG with a time axis and a mel axis in Hz."""
     figure, (axes,) = _panels(2.9)
     _plot_log_mel(axes, log_mel, hop_s)
     return _png(figure)
@@ -59,11 +62,11 @@ def draw_report(
 
 
 def thin(blocks: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float32], float]:
-    """Log-mel in blocks [f, 64], a frame per 10 ms -> at most 1400 columns [F, 64], and the seconds from one to the next.
+    """Log-mel in blocks [f, 64], a frame per 10 ms -> at most 700 columns [F, 64], and the seconds from one to the next.
 
     Each column is the maximum of its frames, so that a short sound stays seen. Memory does not grow with the sound's length.
     """
-    columns = np.full((2 * MAX_COLUMNS, MEL_BANDS), -np.inf, np.float32)
+    columns = np.full((MAX_COLUMNS, MEL_BANDS), -np.inf, np.float32)
     frames, stride = 0, 1
     for block in blocks:
         while frames + len(block) > stride * len(columns):
@@ -197,9 +200,17 @@ def _panels(*heights_in: float) -> tuple[Figure, list[Axes]]:
 
 
 def _time_axis(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_xlabel("seconds")
+    """Seconds below the panel; hours and minutes where it is longer than ten minutes."""
+    length_s = axes.get_xlim()[1]
+    if length_s <= LONG_S:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set_xlabel("seconds")
+        return
+    days_s = math.ceil(length_s / (8 * DAY_S)) * DAY_S
+    axes.xaxis.set_major_locator(MultipleLocator(next((s for s in STEPS_S if length_s <= 8 * s), days_s)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x // 3600:.0f}:{x % 3600 // 60:02.0f}"))
+    axes.set_xlabel("hours:minutes")
 
 
 def _hz_text(frequency_hz: float) -> str:

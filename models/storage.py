@@ -7,6 +7,8 @@ variable AWS_ENDPOINT_URL. Knows nothing of what the files hold.
 import contextlib
 import errno
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from models.errors import EarshotError, StoreFailed, WrongPath
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DRAFT = ".draft"
+COPY_IN_MEMORY_BYTES = 16 << 20  # a larger copy lies in a temporary file
+COPY_STEP_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class Store:
         with reaching(self.address):
             selector = pafs.FileSelector(self.path_of(name), allow_not_found=True, recursive=True)
             found = self.filesystem.get_file_info(selector)
-        start = len(self.root.rstrip("/")) + 1
-        files = (Entry(f.path[start:], f.size, f.mtime_ns or 0) for f in found if f.type == pafs.FileType.File)
+            start = len(self.root.rstrip("/")) + 1
+            files = [Entry(f.path[start:], f.size, f.mtime_ns or 0) for f in found if f.type == pafs.FileType.File]
         return sorted((f for f in files if not f.name.rsplit("/", 1)[-1].startswith(".")), key=lambda f: f.name)
 
     def open_file(self, name: str) -> BinaryIO:
@@ -73,6 +77,18 @@ class Store:
             return self.open_file(path)
         beside, name = open_beside(path)
         return beside.open_file(name)
+
+    @contextlib.contextmanager
+    def open_near(self, name: str) -> Iterator[BinaryIO]:
+        """As `open_file`, of a remote file a copy that no network can fail: decoders take a failing read for the sound's end."""
+        with self.open_file(name) as stream:
+            if isinstance(self.filesystem, pafs.LocalFileSystem):
+                yield stream
+                return
+            with tempfile.SpooledTemporaryFile(COPY_IN_MEMORY_BYTES) as copy:
+                with reaching(self.address_of(name)):
+                    shutil.copyfileobj(stream, copy, COPY_STEP_BYTES)
+                yield cast(BinaryIO, copy)
 
     def size(self, name: str) -> int:
         """The file's size in bytes; 0 where there is none."""
@@ -161,6 +177,8 @@ def reaching(address: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise WrongPath(f"{address}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise WrongPath(f"{address}: the name {error.object!r} there is not UTF-8: rename that file") from error
     except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise WrongPath(f"{address}: {error.strerror or error}") from error
     except OSError as error:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from cluster.client import EarshotClient
 from cluster.settings import Settings
@@ -34,7 +35,7 @@ SOUND_SUFFIXES = frozenset(
     ]
 )
 
-Classifier = Callable[[Path], Answer]
+Classifier = Callable[[Path | BinaryIO], Answer]
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,16 @@ class Outcome:
     reason: str = ""
 
 
+def is_sound(name: str) -> bool:
+    """Does the name end as those of sounds do?"""
+    return PurePosixPath(name).suffix.lower() in SOUND_SUFFIXES
+
+
 def walk_sounds(paths: Iterable[Path]) -> Iterator[Path]:
     """Files as they are named; a folder stands for every sound below it, in order of name."""
     for path in paths:
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES and p.is_file())
+            yield from sorted(p for p in path.rglob("*") if is_sound(p.name) and p.is_file())
         else:
             yield path
 
@@ -64,7 +70,7 @@ def classify_here(settings: Settings, options: Options) -> Classifier:
         settings.second_opinion_rate,
         settings.unsure_below,
     )
-    return lambda path: tagger.tag(path, options)
+    return lambda sound: tagger.tag(sound, options)
 
 
 def classify_at(server: str, settings: Settings, options: Options) -> Classifier:
@@ -73,11 +79,11 @@ def classify_at(server: str, settings: Settings, options: Options) -> Classifier
     client = EarshotClient(server, api_key=key)
     query = options.model_dump(exclude_none=True)
 
-    def classify(path: Path) -> Answer:
+    def classify(sound: Path | BinaryIO) -> Answer:
         try:
-            audio = path.read_bytes()
+            audio = sound.read_bytes() if isinstance(sound, Path) else sound.read()
         except OSError as error:
-            raise WrongPath(f"{path}: {error.strerror or error}") from error
+            raise WrongPath(f"{sound}: {error.strerror or error}") from error
         return Answer.model_validate(client.classify(audio, **query))
 
     return classify

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli_featurize import featurize
+from pipelines.cli_watch import watch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +23,7 @@ def add_verbs(cli: typer.Typer) -> None:
     """Adds them to the command line; each one's docstring is its help text."""
     cli.command()(classify)
     cli.command()(featurize)
+    cli.command()(watch)
 
 
 def classify(

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+STORED = "audioset-features"  # holds embeddings, not sound
+
 
 def featurize(
     dataset: Annotated[str, typer.Argument(help="kind of data set: see `earshot data list`")],
@@ -47,13 +49,14 @@ def featurize(
         from pipelines.cli_report import summing_up
         from pipelines.datasets.readers import read_dataset
         from pipelines.driver import Workers
-        from pipelines.featurize import build_work, choose_windows
+        from pipelines.featurize import StoredWork, build_work, choose_windows
         from pipelines.filters import select
         from pipelines.jobs import featurize as run
 
         given: dict[str, Any] = {"weights_path": weights, "head": head}
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
-        work = build_work(features, choose_windows(features, window_s, hop_s), network, patch_hop_s, settings)
+        windows = choose_windows(features, window_s, hop_s)
+        work = StoredWork() if dataset == STORED else build_work(features, windows, network, patch_hop_s, settings)
         chosen = select(read_dataset(dataset, root), where, min_per_class)
         store = open_store(out)
         with summing_up(store) as summary:

@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, Literal, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
-from models.spectrograms import MEL_PICTURE, STFT_PICTURE, Picture
 from numpy.typing import NDArray
 
 from cluster.settings import Settings
@@ -36,16 +35,21 @@ from models.frontend import (
     FloatArray,
     hop_frames,
 )
+from models.layout import EMBEDDING_SIZE
 from models.runtime import load_runtime
+from models.spectrograms import MEL_PICTURE, STFT_PICTURE, Picture
 from models.tagger import Scorer, mel_frames
 from models.vggish_pca import load_pca
 from models.weights import find_embedder, find_weights
 from pipelines.bulk import Row
+from pipelines.datasets.audioset_features import read_embedding
 
 Kind = Literal["logmel", "stft", "mel", "embedding"]
 PICTURES: dict[str, Picture] = {"stft": STFT_PICTURE, "mel": MEL_PICTURE}
 NETWORKS = ("yamnet", "vggish", "audioset")
 SHORTEST_S, LONGEST_S = 0.05, 60.0
+PCA_8_BITS = "VGGish PCA, 8 bits"
+AUDIOSET_PATCHES = 10
 LOG_MEL: dict[str, float | int | str | None] = {
     "sample_rate_hz": SAMPLE_RATE_HZ,
     "frame_s": WINDOW_SAMPLES / SAMPLE_RATE_HZ,
@@ -100,12 +104,16 @@ def slide(blocks: Iterable[NDArray[Any]], length: int, hop: int, tail: int = 0) 
 class Extractor(Protocol):
     """Makes features of a sound that comes in blocks. Small, picklable and hashable."""
 
-    kind: Kind
-    sample_rate_hz: int
-    rest_s: float  # how far the sound of a window reaches beyond its end
-
     @property
     def made(self) -> Made: ...
+
+    @property
+    def sample_rate_hz(self) -> int: ...
+
+    @property
+    def rest_s(self) -> float:
+        """How far the sound of a window reaches beyond its end."""
+        ...
 
     def tensor(self, windows: Windows) -> tuple[pa.DataType, list[int]]:
         """The type and the shape of one window's features."""
@@ -184,7 +192,7 @@ class Embeddings:
 
     @property
     def made(self) -> Made:
-        front_end = LOG_MEL | {"patch_hop_s": self.patch_hop_s, "postprocess": "pca, 8 bits" if self.pca else None}
+        front_end = LOG_MEL | {"patch_hop_s": self.patch_hop_s, "postprocess": PCA_8_BITS if self.pca else None}
         return Made(kind=self.kind, front_end=front_end, network=self.network, weights_sha256=self.weights_sha256)
 
     def tensor(self, windows: Windows) -> tuple[pa.DataType, list[int]]:
@@ -227,22 +235,14 @@ class FeatureWork:
 
     @property
     def made(self) -> Made:
-        windows = {"window_s": self.windows.length_s, "window_hop_s": self.windows.hop_s}
         made = self.extractor.made
+        stored = str(self.extractor.tensor(self.windows)[0])
+        windows = {"window_s": self.windows.length_s, "window_hop_s": self.windows.hop_s, "stored_as": stored}
         return made.model_copy(update={"front_end": dict(made.front_end) | windows})
 
     @property
     def schema(self) -> pa.Schema:
-        value_type, shape = self.extractor.tensor(self.windows)
-        return pa.schema(
-            [
-                ("start_s", pa.float64()),
-                ("end_s", pa.float64()),
-                ("labels", pa.list_(pa.string())),
-                ("valid", pa.int32()),
-                ("features", pa.fixed_shape_tensor(value_type, shape)),
-            ]
-        )
+        return _row_schema(*self.extractor.tensor(self.windows))
 
     def compute(self, item: Row, source: BinaryIO) -> Iterator[Row]:
         """See bulk.Work. The windows of a part of a long recording begin within it, and may end beyond it."""
@@ -266,6 +266,47 @@ class FeatureWork:
                 "heard_s": reader.duration_s - heard_s,
             }
             heard_s = reader.duration_s
+
+
+@dataclass(frozen=True)
+class StoredWork:
+    """AudioSet's published embeddings, one a second: up to 10 x 128 bytes a row, the rest zeros. A bulk.Work."""
+
+    @property
+    def made(self) -> Made:
+        return Made(
+            kind="embedding",
+            front_end={"patch_hop_s": 0.96, "postprocess": PCA_8_BITS},
+            network="audioset, as published",
+        )
+
+    @property
+    def schema(self) -> pa.Schema:
+        return _row_schema(pa.uint8(), [AUDIOSET_PATCHES, EMBEDDING_SIZE])
+
+    def compute(self, item: Row, source: BinaryIO) -> Iterator[Row]:
+        """See bulk.Work."""
+        values = read_embedding(source, item["record_offset"], item["record_length"])[:AUDIOSET_PATCHES]
+        padded = np.pad(values, [(0, AUDIOSET_PATCHES - len(values)), (0, 0)])
+        times = {"start_s": item["start_time_seconds"], "end_s": item["end_time_seconds"]}
+        yield times | {
+            "labels": item["labels"],
+            "valid": len(values),
+            "features": padded,
+            "heard_s": float(len(values)),
+        }
+
+
+def _row_schema(value_type: pa.DataType, shape: list[int]) -> pa.Schema:
+    return pa.schema(
+        [
+            ("start_s", pa.float64()),
+            ("end_s", pa.float64()),
+            ("labels", pa.list_(pa.string())),
+            ("valid", pa.int32()),
+            ("features", pa.fixed_shape_tensor(value_type, shape)),
+        ]
+    )
 
 
 def _labels_between(item: Row, start_s: float, end_s: float) -> list[str]:

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.errors import WrongPath
 from models.features import BLOCKS, ERRORS, State
-from models.storage import Store
+from models.storage import Store, open_beside, open_store
 from pipelines.answers import AnswerWork, JoinWork, PartWork, part_s
 from pipelines.bulk import Job, Tally
+from pipelines.classify import is_sound
+from pipelines.datasets.folder import list_sounds
+from pipelines.datasets.readers import MANIFEST_SUFFIXES, read_dataset
+from pipelines.datasets.table import DataSet, make_table
 from pipelines.driver import Workers, complete, finished_items, open_progress, prepare_output, run_job
 from pipelines.featurize import FeatureWork
 from pipelines.plan import cut_chunks, leave_out, plan_items
@@ -74,6 +79,23 @@ def classify_to(
             out.delete(BLOCKS)
     total = len(whole) + len(_recordings(parts))
     return Report(tally, total - len(missing) - len(joined), complete(out, work.made))
+
+
+def find_sounds(address: str) -> DataSet:
+    """A manifest (.csv, .parquet), a folder or prefix of sounds, or one sound. Raises BadInput where there is no sound."""
+    base = address.partition("?")[0]
+    if base.endswith(MANIFEST_SUFFIXES):
+        return read_dataset("manifest", address)
+    if is_sound(base):
+        store, name = open_beside(address)
+        return DataSet("file", store, make_table({"path": [name]}))
+    store = open_store(address)
+    table = list_sounds(store)
+    if not len(table):
+        raise WrongPath(f"{address}: no sounds there; name a folder, a manifest (.csv, .parquet), s3://... or gs://...")
+    return DataSet(
+        "folder", store, table.set_column(1, "labels", pa.nulls(len(table), table.schema.field("labels").type))
+    )
 
 
 def _recordings(parts: pa.Table) -> pa.Table:

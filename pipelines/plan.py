@@ -53,6 +53,8 @@ def plan_items(store: Store, table: pa.Table, part_s: float, partition: str | No
             parts.append(part)
             counts.append(count)
     paths = table["path"].to_pylist()
+    if "record_offset" in table.column_names:  # many rows in one file
+        paths = [f"{path}@{offset}" for path, offset in zip(paths, table["record_offset"].to_pylist(), strict=True)]
     items = [item_of(paths[row], start, end) for row, start, end in zip(rows, starts, ends, strict=True)]
     first = np.unique(np.array(items, object), return_index=True)[1] if len(set(items)) < len(items) else None
     planned = table.drop_columns(["start_s", "end_s"]).take(pa.array(rows, pa.int64()))

@@ -102,10 +102,23 @@ def test_a_killed_driver_loses_nothing_and_doubles_nothing(sounds: Path, tmp_pat
     assert sorted(pq.read_table(out / "_errors")["path"].to_pylist()) == [f"low/bad{n}.wav" for n in range(BAD)]
 
 
+def test_a_killed_worker_is_replaced_and_nothing_is_doubled(sounds: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.05"]
+    driver = psutil.Popen([str(EARSHOT), *command, "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: len(list(out.rglob("part-*.parquet"))) >= 2 or driver.poll() is not None, 60)
+    [*busy] = [child for child in driver.children(recursive=True) if "MapBatches" in " ".join(child.cmdline())]
+    busy[0].kill()
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 3, said
+    rows = pq.read_table(out, columns=["item", "start_s"])
+    assert max(Counter(zip(rows["item"].to_pylist(), rows["start_s"].to_pylist(), strict=True)).values()) == 1
+    assert len({item.split("#")[0] for item in rows["item"].to_pylist()}) == CLIPS + 1
+
+
 def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(sounds: Path, tmp_path: Path) -> None:
     out, kept = tmp_path / "out", tmp_path / "kept"
     kept.mkdir()
-    command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--where", "labels == ['low']"]
     command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.05"]
     script = (
         f'mkdir -p {out} && mount -t tmpfs -o size=4m none {out} && "$@"; code=$?; cp -r {out}/. {kept}; exit $code'

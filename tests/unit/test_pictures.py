@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 
 from models.frontend import log_mel
-from models.pictures import TICKS_HZ, band_of, draw_log_mel, draw_probabilities, draw_timeline
+from models.pictures import TICKS_HZ, band_of, draw_log_mel, draw_probabilities, draw_report, draw_timeline, thin
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -76,6 +77,49 @@ def test_longer_bars_have_more_colour() -> None:
     few, much = (pixels(draw_probabilities(["Dog"], [score], [score])) for score in (0.2, 0.9))
     amber = [((picture[..., 0] > 230) & (picture[..., 2] < 90)).sum() for picture in (few, much)]
     assert amber[1] > 3 * amber[0]
+
+
+def test_a_report_is_the_log_mel_above_the_probabilities() -> None:
+    noise = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    alone = (
+        pixels(draw_log_mel(noise)).shape[0],
+        pixels(draw_probabilities(["Dog", "Cat"], [0.2, 0.1], [0.9, 0.3])).shape[0],
+    )
+    quiet, loud = (pixels(draw_report(noise, 0.01, ["Dog", "Cat"], [s, 0.1], [0.9, 0.3])) for s in (0.2, 0.8))
+    assert quiet.shape[0] == sum(alone)
+    changed = np.flatnonzero((quiet != loud).any(axis=(1, 2)))
+    assert changed.min() > quiet.shape[0] / 2
+
+
+def test_a_report_of_every_label_stays_bounded() -> None:
+    scores = [0.5] * 521
+    report = draw_report(np.zeros((10, 64)), 0.01, [f"Label {k}" for k in range(521)], scores, scores)
+    assert pixels(report).shape[0] < 3000
+
+
+@pytest.mark.parametrize(
+    ("lengths", "columns", "hop_s"),
+    [([3], 3, 0.01), ([700], 700, 0.01), ([701], 351, 0.02), ([128] * 100, 400, 0.32), ([3000, 0, 5], 376, 0.08)],
+)
+def test_thinning_keeps_each_maximum(lengths: list[int], columns: int, hop_s: float) -> None:
+    rng = np.random.default_rng(0)
+    blocks = [rng.normal(size=(length, 64)).astype(np.float32) for length in lengths]
+    thinned, thinned_hop_s = thin(iter(blocks))
+    stride = round(hop_s * 100)
+    frames = np.concatenate(blocks)
+    expected = [frames[start : start + stride].max(axis=0) for start in range(0, len(frames), stride)]
+    assert thinned_hop_s == pytest.approx(hop_s)
+    assert len(thinned) == columns
+    assert np.array_equal(thinned, expected)
+
+
+def test_thinning_holds_no_more_for_more_sound() -> None:
+    block = np.zeros((384, 64), np.float32)
+    tracemalloc.start()
+    thin(block for _ in range(1000))  # an hour, 98 MB of frames
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2e6
 
 
 def test_threads_draw_the_same_pictures() -> None:

@@ -1,0 +1,1 @@
+"""Readers: a data set as it lies -> one table with the same columns for all."""
