@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a process, in every way
@@ -127,13 +128,10 @@ def compare(clips: Clips, bundle: Path, rounds: int) -> Table:
     for features, (kind, length_s) in KINDS.items():
         work = build_work(kind, choose_windows(kind, length_s, None), "yamnet", None, settings)
         rows += [
-            Row(features, "one process", 1, lambda work=work: _job_rate(work, clips, chunks, run_here)),
-            Row(features, f"Pool({cores})", cores, lambda work=work: _pool_rate(work, clips, chunks, warm_up, cores)),
+            Row(features, "one process", 1, partial(_job_rate, work, clips, chunks, run_here)),
+            Row(features, f"Pool({cores})", cores, partial(_pool_rate, work, clips, chunks, warm_up, cores)),
             Row(
-                features,
-                "Ray Data",
-                cores,
-                lambda work=work: _ray_rate(work, clips, chunks, warm_up, settings, cores, starts_s),
+                features, "Ray Data", cores, partial(_ray_rate, work, clips, chunks, warm_up, settings, cores, starts_s)
             ),
         ]
     rows.insert(3, Row("log-mel", "torch DataLoader", cores, lambda: _loader_rate(clips.paths, cores)))
@@ -202,7 +200,8 @@ def _loader_rate(paths: list[Path], processes: int) -> float:
     from torch.utils.data import DataLoader
 
     torch.set_num_threads(1)
-    loader = DataLoader(paths, BATCH, num_workers=processes, collate_fn=_collate, multiprocessing_context="spawn")  # type: ignore[arg-type]
+    options = {"num_workers": processes, "collate_fn": _collate, "multiprocessing_context": "spawn"}
+    loader: DataLoader[object] = DataLoader(paths, BATCH, **options)  # type: ignore[arg-type]
     batches = iter(loader)
     first = len(next(batches))  # the workers have started
     return _rate(len(paths) - first, batches)

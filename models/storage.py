@@ -6,9 +6,8 @@ variable AWS_ENDPOINT_URL. Knows nothing of what the files hold.
 
 import contextlib
 import errno
+import io
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,7 @@ from models.errors import EarshotError, StoreFailed, WrongPath
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DRAFT = ".draft"
-COPY_IN_MEMORY_BYTES = 16 << 20  # a larger copy lies in a temporary file
-COPY_STEP_BYTES = 1 << 20
+RANGE_BYTES = 1 << 20  # read at a time: each read of a remote file is a request
 
 
 @dataclass(frozen=True)
@@ -71,24 +69,21 @@ class Store:
         with reaching(self.address_of(name)):
             return cast(BinaryIO, self.filesystem.open_input_file(self.path_of(name)))
 
-    def open_any(self, path: str) -> BinaryIO:
-        """As `open_file`, for a path as tables hold it: below the store's root, or absolute, or an address."""
-        if "://" not in path and not path.startswith("/"):
-            return self.open_file(path)
-        beside, name = open_beside(path)
-        return beside.open_file(name)
-
     @contextlib.contextmanager
-    def open_near(self, name: str) -> Iterator[BinaryIO]:
-        """As `open_file`, of a remote file a copy that no network can fail: decoders take a failing read for the sound's end."""
-        with self.open_file(name) as stream:
-            if isinstance(self.filesystem, pafs.LocalFileSystem):
-                yield stream
-                return
-            with tempfile.SpooledTemporaryFile(COPY_IN_MEMORY_BYTES) as copy:
-                with reaching(self.address_of(name)):
-                    shutil.copyfileobj(stream, copy, COPY_STEP_BYTES)
-                yield cast(BinaryIO, copy)
+    def open_sound(self, path: str) -> Iterator[BinaryIO]:
+        """A stream for a decoder, over a path as tables hold it: below the store's root, or absolute, or an address.
+
+        Decoders take a read that fails for the sound's end; so whatever the block made of it, StoreFailed is raised at its end.
+        """
+        store, name = open_beside(path) if "://" in path or path.startswith("/") else (self, path)
+        with store.open_file(name) as stream:
+            ranges = _Ranges(stream)
+            try:
+                yield cast(BinaryIO, io.BufferedReader(ranges, RANGE_BYTES))
+            finally:
+                if ranges.fault is not None:
+                    with reaching(store.address_of(name)):
+                        raise ranges.fault
 
     def size(self, name: str) -> int:
         """The file's size in bytes; 0 where there is none."""
@@ -142,6 +137,35 @@ class Store:
                 self.filesystem.delete_dir(path)
             elif kind == pafs.FileType.File:
                 self.filesystem.delete_file(path)
+
+
+class _Ranges(io.RawIOBase):
+    """A file that is read in large ranges; it keeps the first failure to read."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.fault: OSError | None = None
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            content = self._stream.read(len(buffer))
+        except OSError as error:  # to raise it here would only make the decoder print it
+            self.fault = self.fault or error
+            return 0
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def open_store(address: str | os.PathLike[str]) -> Store:

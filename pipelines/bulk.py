@@ -145,7 +145,7 @@ def _compute_items(job: Job, chunk: pa.Table, writer: "_PartWriter", rejected: d
         if index in rejected:
             continue
         try:
-            with job.root.open_any(item["path"]) as source:
+            with job.root.open_sound(item["path"]) as source:
                 for row in job.work.compute(item, source):
                     writer.add(index, row)
         except BadInput as error:

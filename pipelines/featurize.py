@@ -50,6 +50,7 @@ NETWORKS = ("yamnet", "vggish", "audioset")
 SHORTEST_S, LONGEST_S = 0.05, 60.0
 PCA_8_BITS = "VGGish PCA, 8 bits"
 AUDIOSET_PATCHES = 10
+PART_S = 600.0
 LOG_MEL: dict[str, float | int | str | None] = {
     "sample_rate_hz": SAMPLE_RATE_HZ,
     "frame_s": WINDOW_SAMPLES / SAMPLE_RATE_HZ,
@@ -244,6 +245,11 @@ class FeatureWork:
     def schema(self) -> pa.Schema:
         return _row_schema(*self.extractor.tensor(self.windows))
 
+    @property
+    def part_s(self) -> float:
+        """How long the parts of long recordings are: about ten minutes, in whole hops."""
+        return round(PART_S / self.windows.hop_s) * self.windows.hop_s
+
     def compute(self, item: Row, source: BinaryIO) -> Iterator[Row]:
         """See bulk.Work. The windows of a part of a long recording begin within it, and may end beyond it."""
         start_s, end_s = item["start_s"] or 0.0, item["end_s"]
@@ -271,6 +277,8 @@ class FeatureWork:
 @dataclass(frozen=True)
 class StoredWork:
     """AudioSet's published embeddings, one a second: up to 10 x 128 bytes a row, the rest zeros. A bulk.Work."""
+
+    part_s: float = math.inf
 
     @property
     def made(self) -> Made:

@@ -15,10 +15,8 @@ from pipelines.datasets.folder import list_sounds
 from pipelines.datasets.readers import MANIFEST_SUFFIXES, read_dataset
 from pipelines.datasets.table import DataSet, make_table
 from pipelines.driver import Workers, complete, finished_items, open_progress, prepare_output, run_job
-from pipelines.featurize import FeatureWork
+from pipelines.featurize import FeatureWork, StoredWork
 from pipelines.plan import cut_chunks, leave_out, plan_items
-
-PART_S = 600.0  # of long recordings, when featurized: about, for parts hold whole hops
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,13 @@ class Report:
 
 
 def featurize(
-    store: Store, table: pa.Table, work: FeatureWork, out: Store, workers: Workers, *, overwrite: bool
+    store: Store, table: pa.Table, work: FeatureWork | StoredWork, out: Store, workers: Workers, *, overwrite: bool
 ) -> Report:
     """The features of a data set's rows, written to `out` in folders by fold or split. Raises OutputMismatch, StoreFailed, JobFailed."""
     made = work.made
     prepare_output(out, made, overwrite=overwrite)
     partition = find_partition(table)
-    hops = max(1, round(PART_S / work.windows.hop_s))
-    planned = plan_items(store, table, hops * work.windows.hop_s, partition)
+    planned = plan_items(store, table, work.part_s, partition)
     missing = leave_out(planned, finished_items(out, "", ERRORS))
     job = Job(work, store, out, partition)
     with workers.open(len(cut_chunks(missing, partition))) as runner, open_progress() as progress:

@@ -91,7 +91,7 @@ def _sizes(store: Store, table: pa.Table) -> Iterator[tuple[str, int]]:
 def _cuttable_length_s(store: Store, path: str) -> float:
     """How long a recording is, 0 where it cannot be cut; one that cannot be read is reported when its turn comes."""
     try:
-        with store.open_any(path) as stream:
+        with store.open_sound(path) as stream:
             told = probe(stream)
         return told.duration_s or 0.0 if told.cuttable else 0.0
     except EarshotError:

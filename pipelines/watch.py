@@ -10,14 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 import pyarrow.fs as pafs
 
 from models.answer import Answer
 from models.errors import BadInput, EarshotError, OutputMismatch, WrongPath
 from models.storage import Entry, Store, reaching
-from pipelines.classify import SOUND_SUFFIXES, Classifier
+from pipelines.classify import Classifier, is_sound
 from pipelines.ledger import Ledger, State
 from pipelines.results import Results, draw
 
@@ -78,7 +77,7 @@ class Watch:
         """Classifies and writes. A sound that changes while it is read is left for a later look."""
         rejected: BadInput | None = None
         try:
-            with self.source.open_near(version.name) as sound:
+            with self.source.open_sound(version.name) as sound:
                 answer = self.classify(sound)
                 picture = draw(sound, answer)
         except WrongPath:
@@ -104,11 +103,6 @@ def require_place(source: Store) -> None:
         kind = source.filesystem.get_file_info(top).type
     if kind != pafs.FileType.Directory:
         raise WrongPath(f"{source.address}: no such {'folder' if is_local else 'bucket'}: make it, or mend the address")
-
-
-def is_sound(name: str) -> bool:
-    """Does the name end as those of sounds do?"""
-    return PurePosixPath(name).suffix.lower() in SOUND_SUFFIXES
 
 
 def best_label(answer: Answer) -> str:

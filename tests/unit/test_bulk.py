@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from pyarrow.fs import LocalFileSystem, PyFileSystem
 
 import pipelines.bulk as module
 from cluster.settings import Settings
@@ -29,6 +30,7 @@ from pipelines.jobs import classify_to, featurize
 from pipelines.plan import plan_items
 from tests.sounds import RATE_HZ, encode, silence, tone
 from tests.unit.test_plan import rows
+from tests.unit.test_watch import Far
 
 HERE = Workers(Settings(), count=0)
 WORK = FeatureWork(LogMels(), Windows(0.96, 0.48))
@@ -183,6 +185,15 @@ def test_a_fault_that_is_no_files_own_stops_the_job_and_keeps_what_is_done(sound
         open_features(out)
     (tmp_path / "out" / "fold=2").unlink()
     assert make_features(sounds, out).state.rows == 12
+
+
+def test_a_connection_that_breaks_is_not_the_end_of_a_sound(sounds: Store, tmp_path: Path) -> None:
+    far = Far(LocalFileSystem())
+    root = Store(PyFileSystem(far), sounds.root, "far://sounds")
+    far.breaks = True
+    tally = module.run_chunk(Job(WORK, root, open_store(tmp_path / "out")), plan_items(sounds, rows("low.wav"), 600.0))
+    assert "connection reset" in tally.fault
+    assert not list((tmp_path / "out").rglob("part-*"))
 
 
 # Answers
