@@ -35,8 +35,8 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name / f"{number:03}.flac").write_bytes(clip)
     for number in range(BAD):
         (folder / "low" / f"bad{number}.wav").write_bytes(b"RIFF" + bytes([number]) * 100)
-    beeps = np.tile(np.concatenate([tone(3000, 1, 8000), np.zeros(8000, np.float32)]), LONG_S // 2)
-    soundfile.write(folder / "high" / "long.wav", beeps, 8000, subtype="PCM_U8")
+    turns = np.tile(np.concatenate([tone(3000, 10, 8000), tone(300, 10, 8000)]), LONG_S // 20)
+    soundfile.write(folder / "high" / "long.wav", turns, 8000, subtype="PCM_U8")
     return folder
 
 
@@ -71,19 +71,16 @@ def test_answers_are_the_same_bytes_with_one_worker_and_with_two(
     [long] = [row for row in one.to_pylist() if row["path"] == "high/long.wav"]
     assert long["duration_s"] == LONG_S
     high = [event for event in long["events"] if event["label"] == "High tone"]
-    assert len(high) >= LONG_S // 2 - 1
-    assert all(event["start_s"] % 2 < 1.5 for event in high), "one timeline for the whole file"
+    assert [round(event["start_s"] / 20) * 20 for event in high] == list(range(0, LONG_S, 20)), "one timeline"
 
 
 def test_a_killed_driver_loses_nothing_and_doubles_nothing(sounds: Path, tmp_path: Path) -> None:
     out, reference = tmp_path / "out", tmp_path / "reference"
-    command = ["featurize", "folder", "--root", sounds, "--out", out, "--window-s", "1", "--hop-s", "0.05"]
+    command = ["featurize", "folder", "--root", sounds, "--out", out, "--window-s", "1", "--hop-s", "0.1"]
     driver = psutil.Popen([str(EARSHOT), *map(str, command), "--workers", "1"], stderr=subprocess.DEVNULL)
     wait_until(lambda: len(list(out.rglob("part-*.parquet"))) >= 2 or driver.poll() is not None, 60)
-    started = driver.children(recursive=True)
     driver.send_signal(signal.SIGKILL)
     driver.wait(20)
-    psutil.wait_procs(started, timeout=60)
     state = read_state(open_store(out))
     assert state is not None
     assert not state.complete
@@ -104,7 +101,7 @@ def test_a_killed_driver_loses_nothing_and_doubles_nothing(sounds: Path, tmp_pat
 
 def test_a_killed_worker_is_replaced_and_nothing_is_doubled(sounds: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.05"]
+    command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.1"]
     driver = psutil.Popen([str(EARSHOT), *command, "--workers", "2"], stderr=subprocess.PIPE, text=True)
     wait_until(lambda: len(list(out.rglob("part-*.parquet"))) >= 2 or driver.poll() is not None, 60)
     [*busy] = [child for child in driver.children(recursive=True) if "MapBatches" in " ".join(child.cmdline())]
@@ -119,9 +116,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_doubled(sounds: Path, tmp_pa
 def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(sounds: Path, tmp_path: Path) -> None:
     out, kept = tmp_path / "out", tmp_path / "kept"
     kept.mkdir()
-    command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.05"]
+    command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.1"]
     script = (
-        f'mkdir -p {out} && mount -t tmpfs -o size=4m none {out} && "$@"; code=$?; cp -r {out}/. {kept}; exit $code'
+        f'mkdir -p {out} && mount -t tmpfs -o size=400k none {out} && "$@"; code=$?; cp -r {out}/. {kept}; exit $code'
     )
     inside = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", str(EARSHOT), *command],
@@ -148,7 +145,7 @@ def test_a_full_disk_is_one_clear_error_and_the_next_run_goes_on(sounds: Path, t
 
 def test_ctrl_c_ends_it_cleanly(sounds: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.05"]
+    command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.1"]
     driver = psutil.Popen([str(EARSHOT), *command], stderr=subprocess.PIPE, start_new_session=True, text=True)
     wait_until(lambda: bool(list(out.rglob("part-*.parquet"))), 60)
     started = driver.children(recursive=True)
