@@ -32,7 +32,7 @@ from models import spectrograms
 from models.audio import load_audio, probe
 from models.frontend import log_mel
 from models.storage import open_store
-from pipelines.bulk import Job, Tally, Work, open_ray, run_chunk, run_here
+from pipelines.bulk import Job, Runner, Tally, Work, open_ray, run_chunk, run_here
 from pipelines.featurize import build_work, choose_windows
 from pipelines.jobs import find_sounds
 from pipelines.plan import cut_chunks, plan_items
@@ -128,13 +128,14 @@ def compare(clips: Clips, bundle: Path, rounds: int) -> Table:
     for features, (kind, length_s) in KINDS.items():
         work = build_work(kind, choose_windows(kind, length_s, None), "yamnet", None, settings)
         rows += [
-            Row(features, "one process", 1, partial(_job_rate, work, clips, chunks, run_here)),
+            Row(features, "one process", 1, partial(_warm_rate, work, clips, chunks, warm_up, run_here)),
             Row(features, f"Pool({cores})", cores, partial(_pool_rate, work, clips, chunks, warm_up, cores)),
             Row(
                 features, "Ray Data", cores, partial(_ray_rate, work, clips, chunks, warm_up, settings, cores, starts_s)
             ),
         ]
     rows.insert(3, Row("log-mel", "torch DataLoader", cores, lambda: _loader_rate(clips.paths, cores)))
+    librosa_mel(fewer[0])  # its imports and its compiler are not what is measured
     rows.append(Row("ESC-50 mel picture", "librosa", 1, lambda: _rate(len(fewer), map(librosa_mel, fewer))))
     for number in range(rounds):
         for row in rows:
@@ -158,21 +159,24 @@ def _job(work: Work, clips: Clips) -> Iterator[Job]:
         yield Job(work, open_store(clips.folder), open_store(folder))
 
 
-def _job_rate(
-    work: Work, clips: Clips, chunks: list[pa.Table], runner: Callable[[Job, list[pa.Table]], Iterable[Tally]]
-) -> float:
+def _job_rate(work: Work, clips: Clips, chunks: list[pa.Table], runner: Runner) -> float:
     with _job(work, clips) as job:
         return _rate(sum(map(len, chunks)), runner(job, chunks))
+
+
+def _warm_rate(work: Work, clips: Clips, chunks: list[pa.Table], warm_up: list[pa.Table], runner: Runner) -> float:
+    """Clips per second, once libraries, networks and workers are there."""
+    _job_rate(work, clips, warm_up, runner)
+    return _job_rate(work, clips, chunks, runner)
 
 
 def _pool_rate(work: Work, clips: Clips, chunks: list[pa.Table], warm_up: list[pa.Table], processes: int) -> float:
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
 
-        def run(job: Job, some: list[pa.Table]) -> Iterable[Tally]:
+        def run(job: Job, some: list[pa.Table]) -> Iterator[Tally]:
             return pool.imap_unordered(_run_pair, [(job, chunk) for chunk in some])
 
-        _job_rate(work, clips, warm_up, run)
-        return _job_rate(work, clips, chunks, run)
+        return _warm_rate(work, clips, chunks, warm_up, run)
 
 
 def _run_pair(pair: tuple[Job, pa.Table]) -> Tally:

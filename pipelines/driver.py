@@ -28,21 +28,21 @@ from models.storage import Store
 from pipelines.bulk import Job, Runner, Tally, open_ray, run_here
 from pipelines.plan import cut_chunks
 
-FEW_CHUNKS = 16  # below this, starting Ray takes longer than the work
+LITTLE_WORK = 2000  # short clips: about 20 s of one core; starting Ray and its first tasks takes as long
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where jobs run: on `count` cores of this machine (all, by default), or on the cluster that `settings` name."""
+    """Where jobs run: on `count` cores of this machine, on the cluster that `settings` name, or, unless told, as the work asks for."""
 
     settings: Settings
     count: int | None = None
     cluster: bool = False
 
     @contextlib.contextmanager
-    def open(self, chunks: int) -> Iterator[Runner]:
-        """A runner for so many chunks."""
-        if not self.cluster and (chunks < FEW_CHUNKS or self.count == 0):
+    def open(self, work: float) -> Iterator[Runner]:
+        """A runner for so much work, in short clips: Ray on every core, or, for little of it, this process."""
+        if not self.cluster and not self.count and work < LITTLE_WORK:
             yield run_here
             return
         address = self.settings.ray_address

@@ -16,7 +16,7 @@ from pipelines.datasets.readers import MANIFEST_SUFFIXES, read_dataset
 from pipelines.datasets.table import DataSet, make_table
 from pipelines.driver import Workers, complete, finished_items, open_progress, prepare_output, run_job
 from pipelines.featurize import FeatureWork, StoredWork
-from pipelines.plan import cut_chunks, leave_out, plan_items
+from pipelines.plan import leave_out, plan_items, weigh
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def featurize(
     planned = plan_items(store, table, work.part_s, partition)
     missing = leave_out(planned, finished_items(out, "", ERRORS))
     job = Job(work, store, out, partition)
-    with workers.open(len(cut_chunks(missing, partition))) as runner, open_progress() as progress:
+    with workers.open(weigh(missing).sum()) as runner, open_progress() as progress:
         tally = run_job(job, missing, runner, progress, "featurizing")
     return Report(tally, len(planned) - len(missing), complete(out, made))
 
@@ -61,8 +61,7 @@ def classify_to(
     joined = leave_out(_recordings(parts), done)
     missing_parts = parts.filter(pc.is_in(parts["path"], value_set=joined["path"].combine_chunks()))
     missing_parts = leave_out(missing_parts, finished_items(out, BLOCKS))
-    chunks = len(cut_chunks(missing)) + len(cut_chunks(missing_parts))
-    with workers.open(chunks) as runner, open_progress() as progress:
+    with workers.open(weigh(missing).sum() + weigh(missing_parts).sum()) as runner, open_progress() as progress:
         tally = run_job(Job(work, store, out), missing, runner, progress, "classifying")
         if len(joined):
             run_job(

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from models.audio import probe
 from models.errors import EarshotError
@@ -105,12 +106,18 @@ def leave_out(planned: pa.Table, done: list[pa.Array]) -> pa.Table:
     return planned.filter(pc.invert(pc.is_in(planned[ITEM], value_set=pa.concat_arrays(done))))
 
 
+def weigh(planned: pa.Table) -> NDArray[np.float64]:
+    """How much work each item is, in short clips."""
+    lengths_s = pc.fill_null(pc.subtract(planned["end_s"], pc.fill_null(planned["start_s"], 0.0)), SHORT_S)
+    weights: NDArray[np.float64] = np.clip(lengths_s.to_numpy() / SHORT_S, 1, MIN_CHUNK_ITEMS * 4)
+    return weights
+
+
 def cut_chunks(planned: pa.Table, partition: str | None = None) -> list[pa.Table]:
     """Items -> chunks of consecutive items, each within one value of the partition."""
     if not len(planned):
         return []
-    lengths_s = pc.fill_null(pc.subtract(planned["end_s"], pc.fill_null(planned["start_s"], 0.0)), SHORT_S)
-    weights = np.clip(lengths_s.to_numpy() / SHORT_S, 1, MIN_CHUNK_ITEMS * 4)
+    weights = weigh(planned)
     size = np.clip(weights.sum() // CHUNKS_AT_LEAST, MIN_CHUNK_ITEMS, CHUNK_ITEMS)
     numbers = np.ceil(np.cumsum(weights) / size).astype(int)
     edges = np.flatnonzero(np.diff(numbers)) + 1

@@ -32,7 +32,7 @@ from tests.sounds import RATE_HZ, encode, silence, tone
 from tests.unit.test_plan import rows
 from tests.unit.test_watch import Far
 
-HERE = Workers(Settings(), count=0)
+HERE = Workers(Settings())
 WORK = FeatureWork(LogMels(), Windows(0.96, 0.48))
 
 
