@@ -53,7 +53,7 @@ def classify_to(
 ) -> Report:
     """The answer to each of a data set's rows, written to `out`. Raises OutputMismatch, StoreFailed, JobFailed."""
     prepare_output(out, work.made, overwrite=overwrite)
-    planned = plan_items(store, table, part_s(work))
+    planned = plan_items(store, _to_classify(table), part_s(work))
     whole = planned.filter(pc.equal(planned["parts"], 1))
     parts = planned.filter(pc.greater(planned["parts"], 1))
     done = finished_items(out, "", ERRORS)
@@ -92,6 +92,16 @@ def find_sounds(address: str) -> DataSet:
     return DataSet(
         "folder", store, table.set_column(1, "labels", pa.nulls(len(table), table.schema.field("labels").type))
     )
+
+
+def _to_classify(table: pa.Table) -> pa.Table:
+    """The columns that go with answers: what the data set says of labels and events is called given_*; empty columns are left out."""
+    for name in {"labels", "events"} & set(table.column_names):
+        if pc.sum(pc.list_value_length(table[name])).as_py():
+            table = table.append_column(f"given_{name}", table[name])
+        table = table.drop_columns([name])
+    empty = [name for name in ("fold", "split") if table[name].null_count == len(table)]
+    return table.drop_columns(["recording", *empty])
 
 
 def _recordings(parts: pa.Table) -> pa.Table:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from cluster.session import free_port
+from tests.s3 import Cloud
 from tests.tiny_models import save_tone_head, save_tone_tagger
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -104,3 +105,21 @@ def service(tmp_path_factory: pytest.TempPathFactory, tone_tagger: Path, tone_he
     folder = tmp_path_factory.mktemp("service")
     with run_up(folder, "--weights", str(tone_tagger), "--head", str(tone_head)) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def credentials() -> Iterator[None]:
+    """What an S3 client wants to have, whatever the server makes of it."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            environment.setenv(name, "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="module")
+def cloud(credentials: None) -> Iterator[Cloud]:
+    running = Cloud()
+    yield running
+    running.stop()

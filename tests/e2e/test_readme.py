@@ -25,7 +25,14 @@ def environment(tone_tagger: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A user's environment: the virtual environment on the path, a model, a home of its own."""
     cache = tmp_path_factory.mktemp("cache")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return os.environ | {"PATH": path, "EARSHOT_WEIGHTS_PATH": str(tone_tagger), "EARSHOT_CACHE": str(cache)}
+    own = {"EARSHOT_WEIGHTS_PATH": str(tone_tagger), "EARSHOT_CACHE": str(cache), "XDG_STATE_HOME": str(cache)}
+    return os.environ | own | {"PATH": path}
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the README calls /tmp."""
+    return tmp_path_factory.mktemp("scratch")
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +57,9 @@ def test_the_two_commands_come_first() -> None:
 
 
 @pytest.mark.parametrize("line", LINES[2:])
-def test_a_command_runs_as_it_stands(line: str, port: int, environment: dict[str, str]) -> None:
+def test_a_command_runs_as_it_stands(line: str, port: int, environment: dict[str, str], scratch: Path) -> None:
     command = line.replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace("curl ", "curl -sS --fail-with-body ")
+    command = command.replace("/tmp/", f"{scratch}/")
     command = command.replace("earshot doctor", f"earshot doctor --port {port}")
     run = subprocess.run(
         ["bash", "-ec", command], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False

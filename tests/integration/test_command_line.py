@@ -33,6 +33,11 @@ def test_help_shows_an_example_for_every_verb() -> None:
     for verb in (
         ["up"],
         ["classify"],
+        ["featurize"],
+        ["watch"],
+        ["data", "list"],
+        ["data", "describe"],
+        ["data", "fetch"],
         ["doctor"],
         ["weights"],
         ["weights", "list"],

@@ -10,58 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 import pytest
-from moto.server import ThreadedMotoServer
 
 from cluster.session import free_port
 from models.storage import Store, open_store
 from tests.conftest import EARSHOT, Service, wait_until
+from tests.s3 import HOST, Cloud
 from tests.sounds import encode, tone
 
 LOW, HIGH = encode(tone(300)), encode(tone(3000, 2.0))
-HOST = "127.0.0.1"
-
-
-@pytest.fixture(scope="module")
-def credentials() -> Iterator[None]:
-    """What an S3 client wants to have, whatever the server makes of it."""
-    with pytest.MonkeyPatch.context() as environment:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            environment.setenv(name, "test")
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        yield
-
-
-class Cloud:
-    """An S3 server that can go away and come back with what it holds."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.start()
-
-    def start(self) -> None:
-        self._server = ThreadedMotoServer(HOST, self.port, verbose=False)
-        self._server.start()
-
-    def stop(self) -> None:
-        self._server.stop()
-
-    def address(self, place: str) -> str:
-        return f"s3://{place}?endpoint_override={HOST}:{self.port}&scheme=http"
-
-    def make_bucket(self, name: str) -> None:
-        pafs.S3FileSystem(
-            endpoint_override=f"{HOST}:{self.port}", scheme="http", allow_bucket_creation=True
-        ).create_dir(name)
-
-
-@pytest.fixture(scope="module")
-def cloud(credentials: None) -> Iterator[Cloud]:
-    running = Cloud()
-    yield running
-    running.stop()
 
 
 @dataclass
