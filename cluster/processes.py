@@ -3,9 +3,12 @@
 import contextlib
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import platformdirs
 import psutil
@@ -68,6 +71,18 @@ def _short_name(process: psutil.Process) -> str:
     if title.startswith("ray::"):
         return title.removeprefix("ray::").split(" ")[0].split(".")[0]
     return Path(title.split(" ")[0]).name
+
+
+def listen_for_signals(stop: threading.Event) -> None:
+    """SIGINT and SIGTERM set the event; a second one interrupts at once."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
 
 
 def stop_children() -> None:

@@ -1,9 +1,7 @@
 """The verb `watch`."""
 
-import signal
 import threading
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,6 +41,7 @@ def watch(
     from cluster.terminal import SOME_REJECTED, err, reporting_errors
 
     with reporting_errors():
+        from cluster.processes import listen_for_signals
         from cluster.settings import Settings
         from models.answer import Options
         from models.storage import open_store
@@ -51,7 +50,8 @@ def watch(
         from pipelines.results import Results
         from pipelines.watch import Watch, keep_watching, require_place
 
-        stop = _stop_on_signals()
+        stop = threading.Event()  # the sound in work is finished
+        listen_for_signals(stop)
         fields = {"top_k": top_k, "threshold": threshold, "rank": rank, "hop_s": hop_s}
         options = Options.model_validate(fields | {"second_opinion": second_opinion, "timeline": timeline})
         given: dict[str, Any] = {"weights_path": weights, "head": head}
@@ -72,20 +72,6 @@ def watch(
                 err.print(f"{said}, {len(watched.queued)} still queued", highlight=False)
         if once and counts["rejected"]:
             raise typer.Exit(SOME_REJECTED)
-
-
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set: the sound in work is finished. A second one interrupts at once."""
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return stop
 
 
 def _tell(event: "Finished | Trouble | Recovered", counts: dict[str, int]) -> None:

@@ -88,7 +88,14 @@ def run_job(job: Job, planned: pa.Table, runner: Runner, progress: Progress, tit
 def open_progress() -> Progress:
     """The progress bars of bulk jobs, on stderr."""
     columns = [TextColumn("{task.description}"), SpinnerColumn(), BarColumn(), MofNCompleteColumn()]
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[rejected]}"), console=err, transient=True)
+    return Progress(
+        *columns,
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rejected]}"),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
 
 
 def complete(out: Store, made: Made) -> State:

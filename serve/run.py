@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 
 import httpx
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from starlette.types import ASGIApp
 
-from cluster.processes import record_service, stop_children
+from cluster.processes import listen_for_signals, record_service, stop_children
 from cluster.session import hushed, open_session, prepare_environment
 from cluster.settings import Settings
 from cluster.terminal import err, out
@@ -73,13 +72,13 @@ def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) ->
     head = find_head(settings.head_places())
     prepare_environment(settings)
     stop = threading.Event()
-    _listen_for_signals(stop)
+    listen_for_signals(stop)
     try:
         with ThreadPoolExecutor(1) as aside, _progress() as progress:
             step = progress.add_task("starting Ray", total=None)
             aside.submit(importlib.import_module, "serve.app")  # while Ray starts
             with open_session(settings), record_service(settings):
-                _listen_for_signals(stop)  # again: Ray has set its own handlers
+                listen_for_signals(stop)  # again: Ray has set its own handlers
                 progress.update(step, description="starting the service")
                 _deploy_api(settings)
                 _wait_until_answered(f"{settings.url}/readyz", stop)
@@ -111,18 +110,6 @@ def check_port(host: str, port: int) -> None:
             raise BadOption(
                 f"cannot listen on {host}:{port} ({error.strerror}): stop what runs there, or choose another with --port"
             ) from error
-
-
-def _listen_for_signals(stop: threading.Event) -> None:
-    """SIGINT and SIGTERM set the event; a second one interrupts at once."""
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
 
 
 def _progress() -> Progress:
