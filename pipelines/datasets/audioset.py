@@ -2,18 +2,21 @@
 
 import csv
 import io
+import itertools
 import logging
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from models.errors import WrongTable
 from models.storage import Store
 from pipelines.classify import is_sound
-from pipelines.datasets.table import make_table
+from pipelines.datasets.table import cast_column, make_table, parse_csv, require_columns, split_labels
 
 LAYOUT = "*_segments.csv, and in any folders the clips, named YTID.* or YTID_*.*; class_labels_indices.csv gives labels their names"
 CLASSES = "class_labels_indices.csv"
-COLUMNS = ("YTID", "start_seconds", "end_seconds", "positive_labels")
+TIMES = ("start_seconds", "end_seconds")
+TEXT = ("YTID", "positive_labels")
 NAMED_BY_YTID = 11  # characters of a YouTube id
 
 logger = logging.getLogger("earshot")
@@ -29,20 +32,19 @@ def read(store: Store) -> pa.Table:
     if not tables:
         raise WrongTable(f"{store.address} holds no table; expected are {LAYOUT}")
     clips = {name.rsplit("/", 1)[-1][:NAMED_BY_YTID]: name for name in files if is_sound(name)}
-    names = read_class_names(store)
-    rows = [row for table in tables for row in _read_segments(store, table)]
-    here = [row for row in rows if row["YTID"] in clips]
+    rows = pa.concat_tables([_read_segments(store, table) for table in tables], promote_options="permissive")
+    here = rows.filter(pc.is_in(rows["YTID"], value_set=pa.array(clips, pa.string())))
     if len(here) < len(rows):
         logger.warning("%d of %d segments have no clip here, and are left out", len(rows) - len(here), len(rows))
-    mids = [row["positive_labels"].split(",") for row in here]
+    mids = split_labels(here["positive_labels"], ",")
+    names = read_class_names(store)
     columns = {
-        "path": [clips[row["YTID"]] for row in here],
-        "labels": [[names.get(mid, mid) for mid in row] for row in mids],
-        "split": [row["split"] for row in here],
-        "recording": [row["YTID"] for row in here],
+        "path": [clips[video] for video in here["YTID"].to_pylist()],
+        "labels": [[names.get(mid, mid) for mid in row] for row in mids.to_pylist()],
+        "split": here["split"],
+        "recording": here["YTID"],
     }
-    own = {name: pa.array([float(row[name]) for row in here], pa.float64()) for name in COLUMNS[1:3]}
-    return make_table(columns, pa.table(own | {"mids": pa.array(mids, pa.list_(pa.string()))}))
+    return make_table(columns, here.append_column("mids", mids))
 
 
 def read_class_names(store: Store) -> dict[str, str]:
@@ -56,14 +58,18 @@ def read_class_names(store: Store) -> dict[str, str]:
         raise WrongTable(f"{store.address_of(CLASSES)}: no column {error}") from error
 
 
-def _read_segments(store: Store, name: str) -> list[dict[str, str]]:
-    """The rows of one table; its last line of comment names the columns."""
-    lines = store.read(name).decode().splitlines()
-    header = [line for line in lines if line.startswith("#")]
-    columns = [column.strip() for column in (header[-1] if header else "#").lstrip("# ").split(",")]
-    for column in COLUMNS:
+def _read_segments(store: Store, name: str) -> pa.Table:
+    """One table; its last line of comment names the columns, and a space follows each comma."""
+    content, address = store.read(name), store.address_of(name)
+    header = list(itertools.takewhile(lambda line: line.startswith(b"#"), io.BytesIO(content)))
+    columns = [column.strip() for column in (header or [b""])[-1].decode(errors="replace").lstrip("# ").split(",")]
+    for column in (*TEXT, *TIMES):
         if column not in columns:
-            raise WrongTable(f"{store.address_of(name)}: no column {column!r} in the last line that begins with #")
-    rows = csv.DictReader(lines[len(header) :], columns, skipinitialspace=True)
+            raise WrongTable(f"{address}: no column {column!r} in the last line that begins with #")
+    table = parse_csv(content.replace(b", ", b","), address, TEXT, columns, len(header))
+    require_columns(table, address, (*TEXT, *TIMES), len(header) + 1)
+    for column in TIMES:
+        times_s = cast_column(table, column, pa.float64(), address, len(header) + 1)
+        table = table.set_column(table.column_names.index(column), column, times_s)
     split = name.rsplit("/", 1)[-1].removesuffix("_segments.csv")
-    return [row | {"split": split} for row in rows]
+    return table.append_column("split", pa.array([split] * len(table), pa.string()))

@@ -39,6 +39,8 @@ def read(store: Store) -> pa.Table:
         raise WrongTable(f"{store.address} holds no records; expected are {LAYOUT}")
     names = read_class_names(store)
     rows = [_describe(name, *record, names, store) for name in files for record in _read_records(store, name)]
+    if not rows:
+        raise WrongTable(f"{store.address}: its .tfrecord files are empty; expected are {LAYOUT}")
     table = pa.Table.from_pylist(rows)
     common = {column: table[column] for column in ("path", "labels", "split")} | {"recording": table["video_id"]}
     return make_table(common, table)

@@ -18,17 +18,15 @@ def read(store: Store) -> pa.Table:
     """train_metadata.csv; labels are the primary and the secondary ones, which stay as own columns, too. Raises WrongTable."""
     table = read_csv(store, TABLE, LAYOUT, ("primary_label", "filename"), TEXT)
     table = _with_lists(table, store.address_of(TABLE))
-    secondary = table["secondary_labels"] if "secondary_labels" in table.column_names else [[]] * len(table)
-    labels = [
-        list(dict.fromkeys([first.as_py(), *(rest if isinstance(rest, list) else rest.as_py() or [])]))
-        for first, rest in zip(table["primary_label"], secondary, strict=True)
-    ]
+    primary = table["primary_label"].to_pylist()
+    secondary = table["secondary_labels"].to_pylist() if "secondary_labels" in table.column_names else [[]] * len(table)
+    labels = [list(dict.fromkeys([first, *rest])) for first, rest in zip(primary, secondary, strict=True)]
     columns = {
         "path": pc.binary_join_element_wise("train_audio", table["filename"], "/"),
         "labels": labels,
         "recording": table["filename"],
     }
-    return make_table(columns, table.drop_columns(["filename"]))
+    return make_table(columns, table)
 
 
 def _with_lists(table: pa.Table, address: str) -> pa.Table:
@@ -47,5 +45,5 @@ def _parse(text: str | None, row: int, column: str, address: str) -> list[str]:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, list):
-        raise WrongTable(f"{address}, row {row}, column {column!r}: {text!r} is no list as ['a', 'b']")
-    return [str(entry) for entry in value]
+        raise WrongTable(f"{address}, row {row}, column {column!r}: {text[:80]!r} is no list as ['a', 'b']")
+    return [str(entry) for entry in value if entry != ""]  # 2025 writes [''] for none

@@ -20,4 +20,4 @@ def read(store: Store) -> pa.Table:
         "fold": cast_column(table, "fold", pa.int32(), store.address_of(TABLE)),
         "recording": table["src_file"],
     }
-    return make_table(columns, table.drop_columns(["filename"]))
+    return make_table(columns, table)

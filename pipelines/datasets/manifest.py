@@ -1,12 +1,11 @@
 """A manifest: a CSV or Parquet file with a column `path`, and any of labels, fold, split, recording, start_s, end_s, and others."""
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.errors import WrongTable
 from models.storage import Store
-from pipelines.datasets.table import COMMON, cast_column, each_in_a_list, make_table, read_csv, require_columns
+from pipelines.datasets.table import COMMON, cast_column, make_table, read_csv, require_columns, split_labels
 
 EXTENSION = b"ARROW:extension:name"
 NAMES = ("manifest.csv", "manifest.parquet")
@@ -27,31 +26,21 @@ def read_file(store: Store, name: str) -> pa.Table:
     address = store.address_of(name)
     table = _read_parquet(store, name) if name.endswith(".parquet") else read_csv(store, name, LAYOUT, ["path"], TEXT)
     require_columns(table, address, ["path"])
-    if table["path"].null_count:
-        raise WrongTable(f"{address}: a row without a path")
     columns = {field.name: _column(table, field, address) for field in COMMON if field.name in table.column_names}
     return make_table(columns, table)
 
 
 def _column(table: pa.Table, field: pa.Field, address: str) -> pa.ChunkedArray:
-    if field.name == "labels" and pa.types.is_string(table["labels"].type):
-        return _split_labels(table["labels"])
-    if field.name == "labels" and not pa.types.is_list(table["labels"].type):
-        return each_in_a_list(pc.cast(table["labels"], pa.string()))
+    if field.name == "labels" and not pa.types.is_nested(table["labels"].type):
+        return split_labels(cast_column(table, "labels", pa.string(), address), ";")
     return cast_column(table, field.name, field.type, address)
-
-
-def _split_labels(labels: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Text with `;` between labels -> lists, without empty labels."""
-    lists = (text.split(";") if text else [] for text in labels.to_pylist())
-    return pa.chunked_array([pa.array([[x.strip() for x in row if x.strip()] for row in lists], pa.list_(pa.string()))])
 
 
 def _read_parquet(store: Store, name: str) -> pa.Table:
     try:
         table = pq.read_table(pa.BufferReader(store.read(name)))
-    except pa.ArrowInvalid as error:
-        raise WrongTable(f"{store.address_of(name)}: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise WrongTable(f"{store.address_of(name)} is no Parquet file that can be read: {error}") from error
     if EXTENSION in table.schema.serialize().to_pybytes():  # some of these run code when they are read
         raise WrongTable(f"{store.address_of(name)}: holds columns of an extension type: write plain columns only")
     return table

@@ -29,8 +29,7 @@ def read(store: Store) -> pa.Table:
         "labels": [list(dict.fromkeys(event["label"] for event in row)) for row in events],
         "recording": [_stem(name) for name in names],
     }
-    own = table.drop_columns(["filename"]).append_column("events", pa.array(events, EVENTS))
-    return make_table(columns, own)
+    return make_table(columns, table.append_column("events", pa.array(events, EVENTS)))
 
 
 def _stem(name: str) -> str:

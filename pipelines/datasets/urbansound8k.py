@@ -14,11 +14,12 @@ def read(store: Store) -> pa.Table:
     """metadata/UrbanSound8K.csv; the recording is `fsID`. The own columns `start` and `end` are places in it, not in the clip."""
     needed = ("slice_file_name", "fsID", "fold", "class")
     table = read_csv(store, TABLE, LAYOUT, needed, ("slice_file_name", "fsID", "class"))
-    folder = pc.binary_join_element_wise("audio/fold", pc.cast(table["fold"], pa.string()), "")
+    fold = cast_column(table, "fold", pa.int32(), store.address_of(TABLE))
+    folder = pc.binary_join_element_wise("audio/fold", pc.cast(fold, pa.string()), "")
     columns = {
         "path": pc.binary_join_element_wise(folder, table["slice_file_name"], "/"),
         "labels": each_in_a_list(table["class"]),
-        "fold": cast_column(table, "fold", pa.int32(), store.address_of(TABLE)),
+        "fold": fold,
         "recording": table["fsID"],
     }
-    return make_table(columns, table.drop_columns(["slice_file_name"]))
+    return make_table(columns, table)
