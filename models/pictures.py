@@ -5,7 +5,7 @@ Figures are made without pyplot, so that any thread may draw. Knows nothing of s
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, MultipleLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from models.frontend import HOP_S, MEL_BANDS, MEL_HIGH_HZ, MEL_LOW_HZ, hz_to_mel
@@ -33,6 +33,7 @@ HEAT = LinearSegmentedColormap.from_list(
 TICKS_HZ = (125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 7500.0)
 MAX_COLUMNS = 700  # even; never more than the picture has pixels: none may fall between two
 MAX_ROWS = 24
+MAX_NAMED = 30
 LONG_S = 600.0
 STEPS_S = (120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200)  # between the ticks of a long time axis
 DAY_S = 86_400
@@ -114,6 +115,48 @@ def draw_probabilities(labels: Sequence[str], scores: Sequence[float], peaks: Se
     figure, (axes,) = _panels(0.8 + 0.3 * len(labels))
     _plot_probabilities(figure, axes, labels, scores, peaks)
     return _png(figure)
+
+
+def draw_counts(
+    labels: Mapping[str, int], durations_s: NDArray[np.float64], group: str, groups: Mapping[str, int]
+) -> bytes:
+    """Rows per label (most frequent first), durations in seconds [N], rows per fold or split (may be none) -> PNG.
+
+    Of more than 30 labels the most frequent are named, and all are drawn as one falling curve above.
+    """
+    named = dict(list(labels.items())[:MAX_NAMED])
+    heights = [1.8] * (len(labels) > MAX_NAMED) + [0.6 + 0.24 * len(named)] * bool(named) + [1.8] + [1.6] * bool(groups)
+    figure, axes = _panels(*heights)
+    remaining = iter(axes)
+    if len(labels) > MAX_NAMED:
+        curve = next(remaining)
+        curve.fill_between(np.arange(1, len(labels) + 1), list(labels.values()), step="mid", color=MEAN_COLOUR)
+        curve.set_yscale("log")
+        _count_axis(curve, f"the {len(labels):,} labels by rank", "rows")
+    if named:
+        bars = next(remaining)
+        bars.barh(np.arange(len(named)), list(named.values()), height=0.62, color=MEAN_COLOUR)
+        bars.set_yticks(np.arange(len(named)), [_short(label) for label in named], size=SMALL_PT)
+        bars.set_ylim(len(named) - 0.4, -0.6)
+        _count_axis(bars, "rows per label" + (f", the first {MAX_NAMED}" if len(labels) > MAX_NAMED else ""))
+    spread = next(remaining)
+    if len(durations_s):
+        spread.hist(durations_s, bins=40, color=MEAN_COLOUR)
+    _count_axis(spread, "seconds", "rows")
+    if groups:
+        columns = next(remaining)
+        columns.bar(list(groups), list(groups.values()), width=0.62, color=MEAN_COLOUR)
+        _count_axis(columns, f"rows per {group}", "rows")
+        columns.xaxis.set_major_locator(FixedLocator(range(len(groups))))
+    return _png(figure)
+
+
+def _count_axis(axes: Axes, title: str, vertical: str = "") -> None:
+    axes.set_xlabel(title)
+    axes.set_ylabel(vertical)
+    axes.tick_params(labelsize=SMALL_PT)
+    axes.grid(axis="y" if vertical else "x", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def band_of(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:

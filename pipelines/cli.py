@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli_data import add_data_verbs
 from pipelines.cli_featurize import featurize
 from pipelines.cli_watch import watch
 
@@ -24,6 +25,7 @@ def add_verbs(cli: typer.Typer) -> None:
     cli.command()(classify)
     cli.command()(featurize)
     cli.command()(watch)
+    add_data_verbs(cli)
 
 
 def classify(

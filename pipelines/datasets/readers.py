@@ -27,30 +27,25 @@ MANIFEST_SUFFIXES = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Reader:
-    """A kind of data set: what it is, how it lies, who may use it for what, and what reads it."""
+    """A kind of data set: what it is, how it lies, and what reads it."""
 
     title: str
     layout: str
-    licence: str
     read: Callable[[Store], pa.Table]
 
 
 READERS = {
-    "esc50": Reader("ESC-50 and ESC-10: environmental sounds", esc50.LAYOUT, "CC BY-NC 3.0", esc50.read),
-    "urbansound8k": Reader("UrbanSound8K: city sounds", urbansound8k.LAYOUT, "CC BY-NC 4.0", urbansound8k.read),
-    "singapura": Reader(
-        "SINGA:PURA: Singapore's streets, strong labels", singapura.LAYOUT, "CC BY-SA 4.0", singapura.read
-    ),
-    "audioset": Reader("AudioSet: segments of videos", audioset.LAYOUT, "labels CC BY 4.0", audioset.read),
-    "audioset-features": Reader(
-        "AudioSet: published embeddings", audioset_features.LAYOUT, "CC BY 4.0", audioset_features.read
-    ),
-    "fsd50k": Reader("FSD50K: Freesound with AudioSet's labels", fsd50k.LAYOUT, "CC BY 4.0, clips differ", fsd50k.read),
-    "birdclef": Reader("BirdCLEF: birds, as on Kaggle", birdclef.LAYOUT, "per recording", birdclef.read),
-    "xeno-canto": Reader("Xeno-canto: birds", xeno_canto.LAYOUT, "per recording", xeno_canto.read),
-    "sonyc-ust": Reader("SONYC-UST: New York's streets", sonyc_ust.LAYOUT, "CC BY 4.0", sonyc_ust.read),
-    "folder": Reader("a folder per class", "LABEL/*.wav, .flac, .ogg, .mp3, ...", "yours", folder.read),
-    "manifest": Reader("a table of your own", f"{manifest.LAYOUT}, or such a file itself", "yours", manifest.read),
+    "esc50": Reader("ESC-50 and ESC-10: environmental sounds", esc50.LAYOUT, esc50.read),
+    "urbansound8k": Reader("UrbanSound8K: city sounds", urbansound8k.LAYOUT, urbansound8k.read),
+    "singapura": Reader("SINGA:PURA: Singapore's streets, strong labels", singapura.LAYOUT, singapura.read),
+    "audioset": Reader("AudioSet: segments of videos", audioset.LAYOUT, audioset.read),
+    "audioset-features": Reader("AudioSet: published embeddings", audioset_features.LAYOUT, audioset_features.read),
+    "fsd50k": Reader("FSD50K: Freesound with AudioSet's labels", fsd50k.LAYOUT, fsd50k.read),
+    "birdclef": Reader("BirdCLEF: birds, as on Kaggle", birdclef.LAYOUT, birdclef.read),
+    "xeno-canto": Reader("Xeno-canto: birds", xeno_canto.LAYOUT, xeno_canto.read),
+    "sonyc-ust": Reader("SONYC-UST: New York's streets", sonyc_ust.LAYOUT, sonyc_ust.read),
+    "folder": Reader("a folder per class", "LABEL/*.wav, .flac, .ogg, .mp3, ...", folder.read),
+    "manifest": Reader("a table of your own", f"{manifest.LAYOUT}, or such a file itself", manifest.read),
 }
 
 

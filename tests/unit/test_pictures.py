@@ -7,7 +7,16 @@ import pytest
 from PIL import Image
 
 from models.frontend import log_mel
-from models.pictures import TICKS_HZ, band_of, draw_log_mel, draw_probabilities, draw_report, draw_timeline, thin
+from models.pictures import (
+    TICKS_HZ,
+    band_of,
+    draw_counts,
+    draw_log_mel,
+    draw_probabilities,
+    draw_report,
+    draw_timeline,
+    thin,
+)
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -127,3 +136,17 @@ def test_threads_draw_the_same_pictures() -> None:
     alone = [draw_log_mel(noise) for noise in noises]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(draw_log_mel, noises)) == alone
+
+
+@pytest.mark.parametrize("labels", [0, 3, 30, 500])
+@pytest.mark.parametrize("groups", [{}, {"train": 9, "test": 1}])
+def test_counts_are_drawn_for_few_and_many_labels(labels: int, groups: dict[str, int]) -> None:
+    counts = {f"label {number}": 1000 - number for number in range(labels)}
+    height = [len(pixels(draw_counts(counts, np.full(n, 5.0), "split", groups))) for n in (0, 100)]
+    assert height[0] == height[1]
+    assert height[0] < 4000
+
+
+def test_more_counts_make_a_higher_picture() -> None:
+    few, many = (draw_counts(dict.fromkeys("abcdefghij"[:n], 1), np.ones(3), "fold", {}) for n in (2, 10))
+    assert len(pixels(few)) < len(pixels(many))

@@ -1,0 +1,58 @@
+"""What a data set holds: rows and hours, counts per class, fold and split, durations, files that are not there."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.datasets.table import DataSet
+from pipelines.filters import DURATION, with_durations
+
+QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest": 1.0}
+
+
+@dataclass(frozen=True)
+class Description:
+    """Counts are by value, the most frequent label first, folds and splits in order; `unread` are files without a readable length."""
+
+    rows: int
+    durations_s: NDArray[np.float64]
+    labels: dict[str, int]
+    folds: dict[str, int]
+    splits: dict[str, int]
+    unread: list[str]
+
+    @property
+    def hours(self) -> float:
+        """All rows together, as far as their lengths are known."""
+        return float(self.durations_s.sum()) / 3600
+
+    @property
+    def quantiles_s(self) -> dict[str, float]:
+        """The spread of the durations; empty where none is known."""
+        if not len(self.durations_s):
+            return {}
+        return {name: float(np.quantile(self.durations_s, share)) for name, share in QUANTILES.items()}
+
+
+def describe(dataset: DataSet) -> Description:
+    """Counts a data set's rows; reads the headers of files whose length its table does not tell."""
+    table = with_durations(dataset).table
+    known = pc.is_valid(table[DURATION])
+    return Description(
+        rows=len(table),
+        durations_s=table[DURATION].filter(known).to_numpy(),
+        labels=dict(Counter(pc.list_flatten(table["labels"]).to_pylist()).most_common()),
+        folds=_count(table["fold"]),
+        splits=_count(table["split"]),
+        unread=table["path"].filter(pc.invert(known)).unique().to_pylist(),
+    )
+
+
+def _count(values: pa.ChunkedArray) -> dict[str, int]:
+    """Rows by value, in order; empty where no row has one."""
+    counts = Counter(value for value in values.to_pylist() if value is not None)
+    return {str(value): counts[value] for value in sorted(counts)}
