@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, MultipleLocator, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from models.frontend import HOP_S, MEL_BANDS, MEL_HIGH_HZ, MEL_LOW_HZ, hz_to_mel
@@ -34,6 +34,7 @@ TICKS_HZ = (125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 7500.0)
 MAX_COLUMNS = 700  # even; never more than the picture has pixels: none may fall between two
 MAX_ROWS = 24
 MAX_NAMED = 30
+WIDE_RANGE = 30  # from the 5 % to the 95 % quantile: durations that differ more have a logarithmic axis
 LONG_S = 600.0
 STEPS_S = (120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200)  # between the ticks of a long time axis
 DAY_S = 86_400
@@ -122,41 +123,19 @@ def draw_counts(
 ) -> bytes:
     """Rows per label (most frequent first), durations in seconds [N], rows per fold or split (may be none) -> PNG.
 
-    Of more than 30 labels the most frequent are named, and all are drawn as one falling curve above.
+    Of more than 30 labels the most frequent are named, and all are drawn as one falling curve above. Of more than 30 folds the
+    first are drawn.
     """
-    named = dict(list(labels.items())[:MAX_NAMED])
-    heights = [1.8] * (len(labels) > MAX_NAMED) + [0.6 + 0.24 * len(named)] * bool(named) + [1.8] + [1.6] * bool(groups)
+    many = len(labels) > MAX_NAMED
+    bars = [(title, counts) for title, counts in (("label", labels), (group, groups)) if counts]
+    heights = [1.8] * many + [0.6 + 0.24 * min(len(counts), MAX_NAMED) for _, counts in bars] + [1.8]
     figure, axes = _panels(*heights)
-    remaining = iter(axes)
-    if len(labels) > MAX_NAMED:
-        curve = next(remaining)
-        curve.fill_between(np.arange(1, len(labels) + 1), list(labels.values()), step="mid", color=MEAN_COLOUR)
-        curve.set_yscale("log")
-        _count_axis(curve, f"the {len(labels):,} labels by rank", "rows")
-    if named:
-        bars = next(remaining)
-        bars.barh(np.arange(len(named)), list(named.values()), height=0.62, color=MEAN_COLOUR)
-        bars.set_yticks(np.arange(len(named)), [_short(label) for label in named], size=SMALL_PT)
-        bars.set_ylim(len(named) - 0.4, -0.6)
-        _count_axis(bars, "rows per label" + (f", the first {MAX_NAMED}" if len(labels) > MAX_NAMED else ""))
-    spread = next(remaining)
-    if len(durations_s):
-        spread.hist(durations_s, bins=40, color=MEAN_COLOUR)
-    _count_axis(spread, "seconds", "rows")
-    if groups:
-        columns = next(remaining)
-        columns.bar(list(groups), list(groups.values()), width=0.62, color=MEAN_COLOUR)
-        _count_axis(columns, f"rows per {group}", "rows")
-        columns.xaxis.set_major_locator(FixedLocator(range(len(groups))))
+    if many:
+        _plot_ranks(axes[0], list(labels.values()))
+    for panel, (title, counts) in zip(axes[many:], bars, strict=False):
+        _plot_counts(panel, f"rows per {title}", counts)
+    _plot_durations(axes[-1], durations_s)
     return _png(figure)
-
-
-def _count_axis(axes: Axes, title: str, vertical: str = "") -> None:
-    axes.set_xlabel(title)
-    axes.set_ylabel(vertical)
-    axes.tick_params(labelsize=SMALL_PT)
-    axes.grid(axis="y" if vertical else "x", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def band_of(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -211,6 +190,54 @@ def _plot_probabilities(
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=SMALL_PT, labelcolor=INK, handlelength=1)
+
+
+def _plot_ranks(axes: Axes, counts: Sequence[int]) -> None:
+    """All counts, the largest first."""
+    axes.fill_between(np.arange(1, len(counts) + 1), counts, step="mid", color=MEAN_COLOUR)
+    axes.set_yscale("log")
+    axes.set_ylim(0.5)
+    axes.margins(x=0)
+    _count_axis(axes, f"the {len(counts):,} labels by rank", "rows")
+
+
+def _plot_counts(axes: Axes, title: str, counts: Mapping[str, int]) -> None:
+    """A bar for each of the first 30."""
+    named = dict(list(counts.items())[:MAX_NAMED])
+    axes.barh(np.arange(len(named)), list(named.values()), height=0.62, color=MEAN_COLOUR)
+    axes.set_yticks(np.arange(len(named)), [_short(name) for name in named])
+    axes.set_ylim(len(named) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+    _count_axis(axes, title + (f", the first {MAX_NAMED} of {len(counts):,}" if len(counts) > len(named) else ""))
+
+
+def _plot_durations(axes: Axes, durations_s: NDArray[np.float64]) -> None:
+    """A histogram from zero on; with a logarithmic axis where most durations would fall into the first bars."""
+    _count_axis(axes, "seconds", "rows")
+    if not len(durations_s):
+        return
+    low_s, high_s = np.quantile(durations_s, [0.05, 0.95])
+    if low_s > 0 and high_s > WIDE_RANGE * low_s:
+        positive_s = durations_s[durations_s > 0]
+        edges_s = np.geomspace(positive_s.min(), positive_s.max(), 41)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        edges_s = np.linspace(0, 1.05 * max(durations_s.max(), 0.1), 41)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
+    axes.hist(durations_s, edges_s.tolist(), color=MEAN_COLOUR)
+
+
+def _count_axis(axes: Axes, title: str, vertical: str = "") -> None:
+    axes.set_xlabel(title)
+    axes.set_ylabel(vertical)
+    axes.tick_params(labelsize=SMALL_PT)
+    axes.grid(axis="y" if vertical else "x", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    counts = axes.yaxis if vertical else axes.xaxis
+    counts.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    counts.set_minor_locator(NullLocator())
 
 
 def _stride(length: int) -> int:

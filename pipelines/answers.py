@@ -24,7 +24,7 @@ from models.storage import Store
 from models.tagger import read_frames
 from models.weights import find_tagger
 from pipelines.bulk import Row
-from pipelines.featurize import LOG_MEL, load_scorer
+from pipelines.extractors import LOG_MEL, load_scorer
 
 PART_PATCHES = 1280  # of a long recording: 10 minutes at YAMNet's hop; whole blocks of the front end at any hop
 LABEL = pa.struct([("label", pa.string()), ("mid", pa.string()), ("score", pa.float64()), ("peak", pa.float64())])

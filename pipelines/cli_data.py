@@ -35,17 +35,19 @@ def list_datasets() -> None:
     with reporting_errors():
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
         from pipelines.datasets.readers import READERS
         from pipelines.sources import FETCHABLE, SOURCES
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("name", no_wrap=True)
-        for column in ("what it is", "how it lies", "licence", "fetch"):
-            table.add_column(column)
+        table = Table(
+            "name", "what it is, how it lies, licence", "fetch", box=box.SIMPLE_HEAD, pad_edge=False, leading=1
+        )
+        table.columns[0].no_wrap = True
         for name, reader in READERS.items():
             licence = SOURCES[name].licence if name in SOURCES else "yours"
-            table.add_row(name, reader.title, reader.layout, licence, "yes" if name in FETCHABLE else "")
+            what = Text.assemble((reader.title, "bold"), f"\n{reader.layout}\n{licence}")
+            table.add_row(name, what, "yes" if name in FETCHABLE else "")
         out.print(table, markup=False)
 
 
@@ -58,6 +60,8 @@ def describe(
 ) -> None:
     """Count what a data set holds: per class, fold and split, and how long its sounds are.
 
+    A row of several labels counts for each.
+
     Example:  `earshot data describe esc50 --root ESC-50 --png esc50.png`
     """
     from cluster.terminal import out, reporting_errors
@@ -67,11 +71,24 @@ def describe(
         from pipelines.describe import describe as count
         from pipelines.filters import select
 
+        if png is not None:
+            _check_png(png)
         counted = count(select(read_dataset(name, root), where, min_per_class))
         _show(counted)
         if png is not None:
             _draw(counted, png)
             out.print(f"drawn: {png}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_png(png: Path) -> None:
+    """Raises WrongPath where no picture can be written, before anything is read."""
+    from models.errors import WrongPath
+
+    file = png.expanduser()
+    if not file.parent.is_dir():
+        raise WrongPath(f"--png {png}: there is no folder {file.parent}: make it first, or name another")
+    if file.is_dir():
+        raise WrongPath(f"--png {png}: is a folder: name a file in it, as {png / 'data.png'}")
 
 
 def _show(counted: "Description") -> None:
@@ -86,7 +103,9 @@ def _show(counted: "Description") -> None:
         highlight=False,
     )
     spread = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in counted.quantiles_s.items())
-    out.print(f"durations: {spread or 'none is known'}", highlight=False)
+    out.print(f"durations: {spread or 'none is known'}", highlight=False, soft_wrap=True)
+    if counted.unlabelled:
+        out.print(f"rows without a label: {counted.unlabelled:,}", highlight=False)
     for title, counts in (("label", counted.labels), ("fold", counted.folds), ("split", counted.splits)):
         if not counts:
             continue
@@ -99,9 +118,8 @@ def _show(counted: "Description") -> None:
             out.print(f"and {len(counts) - SHOWN_LABELS:,} more", highlight=False)
     if counted.unread:
         named = ", ".join(counted.unread[:SHOWN_FILES]) + (", ..." if len(counted.unread) > SHOWN_FILES else "")
-        out.print(
-            f"{len(counted.unread):,} files are not there or cannot be read: {named}", markup=False, highlight=False
-        )
+        line = f"files that are not there or cannot be read: {len(counted.unread):,}: {named}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _draw(counted: "Description", png: Path) -> None:

@@ -1,7 +1,7 @@
 """What a data set holds: rows and hours, counts per class, fold and split, durations, files that are not there."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,13 @@ QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest
 
 @dataclass(frozen=True)
 class Description:
-    """Counts are by value, the most frequent label first, folds and splits in order; `unread` are files without a readable length."""
+    """Counts of rows by value: the most frequent label first, folds and splits in order. A row of several labels counts for each.
+
+    `unlabelled` are rows; `unread` are files that are not there, or whose length cannot be read.
+    """
 
     rows: int
+    unlabelled: int
     durations_s: NDArray[np.float64]
     labels: dict[str, int]
     folds: dict[str, int]
@@ -39,17 +43,28 @@ class Description:
 
 
 def describe(dataset: DataSet) -> Description:
-    """Counts a data set's rows; reads the headers of files whose length its table does not tell."""
-    table = with_durations(dataset).table
+    """Counts a data set's rows; reads the headers of files whose length its table does not tell. Raises StoreFailed."""
+    table = with_durations(_with_record_times(dataset)).table
     known = pc.is_valid(table[DURATION])
+    labels = [sorted(set(row or [])) for row in table["labels"].to_pylist()]
     return Description(
         rows=len(table),
+        unlabelled=sum(not row for row in labels),
         durations_s=table[DURATION].filter(known).to_numpy(),
-        labels=dict(Counter(pc.list_flatten(table["labels"]).to_pylist()).most_common()),
+        labels=dict(Counter(label for row in labels for label in row).most_common()),
         folds=_count(table["fold"]),
         splits=_count(table["split"]),
         unread=table["path"].filter(pc.invert(known)).unique().to_pylist(),
     )
+
+
+def _with_record_times(dataset: DataSet) -> DataSet:
+    """Records of AudioSet's features have no header to read: they are as long as their segments."""
+    table = dataset.table
+    if "record_offset" not in table.column_names or DURATION in table.column_names:
+        return dataset
+    length_s = pc.subtract(table["end_time_seconds"], table["start_time_seconds"])
+    return replace(dataset, table=table.append_column(DURATION, length_s))
 
 
 def _count(values: pa.ChunkedArray) -> dict[str, int]:

@@ -25,7 +25,8 @@ from models.tagger import Scorer, Tagger
 from pipelines.answers import AnswerWork, build_work
 from pipelines.bulk import Job, Row, run_here
 from pipelines.driver import Workers, complete, finished_items, open_progress, prepare_output, run_job
-from pipelines.featurize import FeatureWork, LogMels, Windows
+from pipelines.extractors import LogMels, Windows
+from pipelines.featurize import FeatureWork
 from pipelines.jobs import classify_to, featurize
 from pipelines.plan import plan_items
 from tests.sounds import RATE_HZ, encode, silence, tone

@@ -16,16 +16,8 @@ from models.frontend import log_mel
 from models.spectrograms import mel_picture, stft_picture
 from models.tagger import Scorer, read_frames
 from pipelines.bulk import Row
-from pipelines.featurize import (
-    Embeddings,
-    FeatureWork,
-    LogMels,
-    Pictures,
-    Windows,
-    choose_windows,
-    load_scorer,
-    slide,
-)
+from pipelines.extractors import Embeddings, LogMels, Pictures, Windows, load_scorer, slide
+from pipelines.featurize import FeatureWork, choose_windows
 from tests.sounds import encode, tone
 
 

@@ -139,12 +139,31 @@ def test_threads_draw_the_same_pictures() -> None:
 
 
 @pytest.mark.parametrize("labels", [0, 3, 30, 500])
-@pytest.mark.parametrize("groups", [{}, {"train": 9, "test": 1}])
+@pytest.mark.parametrize("groups", [{}, {"train": 9, "test": 1}, {str(fold): 1 for fold in range(400)}])
 def test_counts_are_drawn_for_few_and_many_labels(labels: int, groups: dict[str, int]) -> None:
     counts = {f"label {number}": 1000 - number for number in range(labels)}
     height = [len(pixels(draw_counts(counts, np.full(n, 5.0), "split", groups))) for n in (0, 100)]
     assert height[0] == height[1]
-    assert height[0] < 4000
+    assert height[0] < 5000
+
+
+def amber_columns(picture: np.ndarray) -> int:
+    """How many columns of the picture hold some of the bars' colour."""
+    return int(((picture[..., 0] > 230) & (picture[..., 2] < 90)).any(axis=0).sum())
+
+
+def test_durations_of_any_range_are_spread_over_the_axis() -> None:
+    near, far = np.linspace(4, 5, 1000), np.geomspace(0.5, 5000, 1000)
+    near_columns, far_columns = (amber_columns(pixels(draw_counts({}, spread, "", {}))) for spread in (near, far))
+    assert (
+        far_columns > 3 * near_columns
+    )  # from zero on, 4 to 5 s is a fifth; on the other, logarithmic axis all is used
+    assert near_columns > 100
+
+
+def test_a_duration_of_zero_is_drawn_beside_others() -> None:
+    draw_counts({}, np.zeros(1), "", {})
+    draw_counts({}, np.concatenate([[0.0], np.geomspace(0.5, 5000, 1000)]), "", {})
 
 
 def test_more_counts_make_a_higher_picture() -> None:
