@@ -118,7 +118,7 @@ def _show(counted: "Description") -> None:
             out.print(f"and {len(counts) - SHOWN_LABELS:,} more", highlight=False)
     if counted.unread:
         named = ", ".join(counted.unread[:SHOWN_FILES]) + (", ..." if len(counted.unread) > SHOWN_FILES else "")
-        line = f"files that are not there or cannot be read: {len(counted.unread):,}: {named}"
+        line = f"files that are not there, cannot be read, or end before the part that is meant: {len(counted.unread):,}: {named}"
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -18,7 +18,7 @@ QUANTILES = {"shortest": 0.0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "longest
 class Description:
     """Counts of rows by value: the most frequent label first, folds and splits in order. A row of several labels counts for each.
 
-    `unlabelled` are rows; `unread` are files that are not there, or whose length cannot be read.
+    `unlabelled` are rows; `unread` are files that are not there, whose length cannot be read, or that end before the part that is meant.
     """
 
     rows: int

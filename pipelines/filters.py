@@ -45,6 +45,8 @@ ARITHMETIC: dict[type[ast.operator], Callable[..., Any]] = {
 
 def select(dataset: DataSet, where: str | None = None, min_per_class: int | None = None) -> DataSet:
     """The rows that are meant. Raises BadOption for an expression that cannot be computed, or where no row is left."""
+    if min_per_class is not None and min_per_class < 1:
+        raise BadOption(f"--min-per-class {min_per_class} is no count of rows: write 1 or more, or leave it out")
     if where and DURATION in columns_of(where):
         dataset = with_durations(dataset)
     table = filter_rows(dataset.table, where) if where else dataset.table
@@ -100,7 +102,10 @@ def _replace(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
 
 
 def with_durations(dataset: DataSet) -> DataSet:
-    """Fills `duration_s` where it is missing: from the part's ends, else from the files' headers. Null where a file cannot be read."""
+    """Fills `duration_s` where it is missing: from the part's ends, else from the files' headers.
+
+    Null where a file cannot be read, or the part would end before it begins.
+    """
     from rich.progress import track
 
     from cluster.terminal import err
@@ -117,6 +122,7 @@ def with_durations(dataset: DataSet) -> DataSet:
         probed = dict(zip(unknown, shown, strict=True))
     whole_s = pa.array([probed.get(path) for path in table["path"].to_pylist()], pa.float64())
     column = pc.coalesce(known, pc.subtract(whole_s, start_s))
+    column = pc.if_else(pc.less(column, 0.0), pa.scalar(None, pa.float64()), column)
     if DURATION in table.column_names:
         return replace(dataset, table=table.set_column(table.column_names.index(DURATION), DURATION, column))
     return replace(dataset, table=table.append_column(DURATION, column))

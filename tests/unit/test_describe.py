@@ -52,6 +52,13 @@ def test_a_row_is_as_long_as_the_part_that_it_names(manifest: Path) -> None:
     assert describe(read_dataset("manifest", str(manifest))).durations_s.tolist() == [0.5, 3.0]
 
 
+def test_a_part_that_would_end_before_it_begins_has_no_length(manifest: Path) -> None:
+    (manifest / "manifest.csv").write_text("path,start_s,end_s\na.wav,,\nb.wav,5,\nc.wav,3,2\n")
+    counted = describe(read_dataset("manifest", str(manifest)))
+    assert counted.durations_s.tolist() == [1.0]
+    assert counted.unread == ["b.wav", "c.wav"]
+
+
 def test_records_of_features_are_as_long_as_their_segments(tmp_path: Path) -> None:
     own = {"start_time_seconds": [30.0, 0.0], "end_time_seconds": [40.0, 7.5], "record_offset": [12, 2000]}
     table = rows("eval/00.tfrecord", "eval/00.tfrecord", **{name: pa.array(values) for name, values in own.items()})
@@ -95,7 +102,7 @@ def test_the_verb_prints_and_draws(manifest: Path) -> None:
     )
     assert shown.returncode == 0, shown.stderr
     assert "4 rows" in shown.stdout
-    assert "files that are not there or cannot be read: 1: text.wav" in shown.stdout
+    assert "files that are not there, cannot be read, or end before the part that is meant: 1: text.wav" in shown.stdout
     assert picture.read_bytes().startswith(PNG)
     assert not list(manifest.glob(".*"))
 

@@ -265,6 +265,12 @@ def test_nothing_left_is_said_with_what_was_asked(
         select(dataset(tmp_path), where, min_per_class)
 
 
+@pytest.mark.parametrize("count", [0, -3])
+def test_less_than_one_row_per_class_is_refused(count: int, tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match=rf"--min-per-class {count} is no count of rows: write 1 or more"):
+        select(dataset(tmp_path), None, count)
+
+
 def test_durations_come_from_the_files_where_no_column_tells_them(tmp_path: Path) -> None:
     for name, seconds in {"short.wav": 0.5, "middle.flac": 1.5, "long.ogg": 4.0}.items():
         container = name.rsplit(".", 1)[1].upper()
