@@ -12,27 +12,34 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import WeightsCorrupt, WeightsMissing
-from models.frontend import PATCH_HOP_S, YAMNET_OFFSET
+from models.frontend import PATCH_FRAMES, PATCH_HOP_S, YAMNET_OFFSET
 
 CARD = "card.json"
 LABELS = "labels.csv"
 Precision = Literal["int8", "float"]
+Takes = Literal[
+    "patches", "features"
+]  # features: rows of a data set's features, which only `earshot` itself can make; not servable
 
 
 class FrontEnd(BaseModel):
-    """What the graph expects of its patches: the offset in log(mel + offset), and the hop between patches in seconds."""
+    """What the graph expects of its patches: the offset in log(mel + offset), the hop between patches in seconds, a patch's frames."""
 
     model_config = ConfigDict(frozen=True)
 
     log_offset: float = YAMNET_OFFSET
     hop_s: float = PATCH_HOP_S
+    frames: int = Field(
+        PATCH_FRAMES, ge=1, description="a patch's length: 96; more where a network hears longer windows"
+    )
 
 
 class Card(BaseModel):
@@ -49,6 +56,18 @@ class Card(BaseModel):
     licence: str = "unknown"
     source: str = ""
     accuracy: str | None = Field(None, description="what is known of its accuracy, in words, with the data set")
+    starter: bool = Field(False, description="a stand-in for weights that cannot be had: the service says so plainly")
+
+    # What training adds.
+    takes: Takes = "patches"
+    architecture: str | None = None
+    options: dict[str, Any] = Field({}, description="the architecture's options")
+    multi_label: bool = True
+    temperature: float = Field(1.0, gt=0, description="already in the graph: its logits are divided by it")
+    thresholds: list[float] | None = Field(None, description="per label: at or above it, the label is heard")
+    embedder_sha256: str | None = Field(None, description="SHA-256 of the weights of the network under a head")
+    metrics: dict[str, float] = Field({}, description="on recordings that had no part in training")
+    agreement: dict[str, dict[str, float]] = Field({}, description="per export: how it agrees with torch on real clips")
 
 
 @dataclass(frozen=True)
@@ -130,41 +149,41 @@ def save_bundle(
     graphs: dict[Precision, bytes],
     labels: tuple[Label, ...],
     *,
-    name: str,
-    version: str,
-    front_end: FrontEnd,
     weights_sha256: str | None = None,
-    licence: str = "unknown",
-    source: str = "",
-    accuracy: str | None = None,
+    files: Mapping[str, bytes] | None = None,
+    **about: Any,
 ) -> Bundle:
-    """Writes a bundle in one step: a reader sees all of it or nothing. A bundle that is already there is kept."""
+    """Writes a bundle in one step: a reader sees all of it or nothing. A bundle that is already there is kept.
+
+    `files` are further files beside the graphs, `about` the card's other fields. A folder that is there without a card gets the files; the
+    card comes last.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         names: dict[Precision, str] = {precision: f"{precision}.onnx" for precision in graphs}
-        for precision, content in graphs.items():
-            (draft / names[precision]).write_bytes(content)
+        contents = {names[precision]: content for precision, content in graphs.items()} | dict(files or {})
+        for name, content in contents.items():
+            (draft / name).write_bytes(content)
         write_labels(draft / LABELS, labels)
-        hashes = {file: sha256_of(draft / file) for file in (*names.values(), LABELS)}
-        card = Card(
-            name=name,
-            version=version,
-            front_end=front_end,
-            graphs=names,
-            weights_sha256=weights_sha256 or next(iter(hashes.values())),
-            files_sha256=hashes,
-            licence=licence,
-            source=source,
-            accuracy=accuracy,
-        )
+        hashes = {name: sha256_of(draft / name) for name in (*contents, LABELS)}
+        sha256 = weights_sha256 or next(iter(hashes.values()))
+        card = Card(graphs=names, weights_sha256=sha256, files_sha256=hashes, **about)
         (draft / CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n")
         draft.chmod(0o755)
         if not (path / CARD).is_file():
-            os.replace(draft, path)
+            _move_into_place(draft, path)
     except OSError:
         if not (path / CARD).is_file():  # else another process was faster, which is as good
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return load_bundle(path)
+
+
+def _move_into_place(draft: Path, path: Path) -> None:
+    if not path.is_dir():
+        os.replace(draft, path)
+        return
+    for file in sorted(draft.iterdir(), key=lambda file: file.name == CARD):  # the card last
+        os.replace(file, path / file.name)

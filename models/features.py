@@ -35,7 +35,7 @@ class Made(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    kind: str = Field(description="logmel, stft, mel, embedding or answers")
+    kind: str = Field(description="logmel, stft, mel, mel64, embedding or answers")
     front_end: Mapping[str, float | int | str | None] = Field(description="every parameter that the values depend on")
     network: str | None = None
     weights_sha256: str | None = None

@@ -1,8 +1,8 @@
-"""Two pictures of 5 s of sound that older networks were trained on: waveform [T] -> [H, W]. Knows nothing of files or networks.
+"""Three pictures of 5 s of sound that older networks were trained on: waveform [T] -> [H, W]. Knows nothing of files or networks.
 
-`stft_picture` is what a bird-song CNN sees, `mel_picture` what a CNN for ESC-50 sees. Row 0 is the lowest frequency, a column is a frame.
-YAMNet and VGGish have their own front end, models/frontend.py. librosa gives window, mel matrix and decibels; frames go through
-scipy.fft in blocks that fit the cache: librosa's values, sooner.
+`stft_picture` is what a bird-song CNN sees, `mel_picture` what a CNN for ESC-50 sees, `mel64_picture` what a ResNet-18 sees. Row 0 is the
+lowest frequency, a column is a frame. YAMNet and VGGish have their own front end, models/frontend.py. librosa gives window, mel matrix
+and decibels; frames go through scipy.fft in blocks that fit the cache: librosa's values, sooner.
 """
 
 import functools
@@ -34,6 +34,15 @@ MEL_HOP_SAMPLES = 512  # 11.6 ms
 MEL_ROWS = 128
 MEL_ROWS_LOW_HZ, MEL_ROWS_HIGH_HZ = 20.0, 8300.0
 MEL_SHAPE = (MEL_ROWS, MEL_SAMPLES // MEL_HOP_SAMPLES + 1)  # 128 x 431
+
+MEL64_RATE_HZ = 22_050
+MEL64_SAMPLES = PICTURE_S * MEL64_RATE_HZ  # 110,250
+MEL64_ROWS = 64
+MEL64_ROWS_LOW_HZ, MEL64_ROWS_HIGH_HZ = 0.0, MEL64_RATE_HZ / 2
+MEL64_SHAPE = (
+    MEL64_ROWS,
+    MEL64_SAMPLES // MEL_HOP_SAMPLES + 1,
+)  # 64 x 216; windows and hops are as many samples as above
 
 BLOCK_FRAMES = 64  # computed at a time: fits the CPU's cache
 
@@ -99,7 +108,22 @@ def mel_picture(waveform: FloatArray) -> FloatArray:
     A shorter sound is mirrored on both sides; where an odd number of samples is missing, the network's own code added one more.
     """
     sound = fit_length(np.asarray(waveform, np.float32), MEL_SAMPLES, "reflect")
-    bins, matrix = _mel_matrix()
+    return _mel_db(sound, *_mel_matrix(MEL_RATE_HZ, MEL_ROWS, MEL_ROWS_LOW_HZ, MEL_ROWS_HIGH_HZ))
+
+
+def mel64_picture(waveform: FloatArray) -> FloatArray:
+    """Mel spectrogram: waveform [T] at 22.05 kHz, 5 s -> [64, 216] float32 in dB, not scaled; 216 = 110,250 // 512 + 1.
+
+    The network's description gives 64 bands at 22.05 kHz. The rest is what librosa's melspectrogram and power_to_db do unless told
+    otherwise: 2048 samples of periodic Hann every 512, centred, power, Slaney bands from 0 to 11,025 Hz, 0 dB for a power of 1, nothing
+    more than 80 dB below the maximum. A shorter sound is followed by silence.
+    """
+    sound = fit_length(np.asarray(waveform, np.float32), MEL64_SAMPLES)
+    return _mel_db(sound, *_mel_matrix(MEL64_RATE_HZ, MEL64_ROWS, MEL64_ROWS_LOW_HZ, MEL64_ROWS_HIGH_HZ))
+
+
+def _mel_db(sound: FloatArray, bins: slice, matrix: FloatArray) -> FloatArray:
+    """Waveform [T], the spectrum's bins that are heard and their mel matrix [bins, H] -> decibels [H, W]."""
     blocks = _power_blocks(np.pad(sound, MEL_WINDOW_SAMPLES // 2), MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, bins)
     mel = np.concatenate([power @ matrix for power in blocks])
     level_db: FloatArray = librosa.power_to_db(mel.T, top_db=TOP_DB)
@@ -126,11 +150,11 @@ def _hann_window(samples: int) -> FloatArray:
 
 
 @functools.cache
-def _mel_matrix() -> tuple[slice, FloatArray]:
-    """The spectrum's bins that any band hears, and librosa's mel matrix for them, [bins, 128]."""
+def _mel_matrix(rate_hz: int, rows: int, low_hz: float, high_hz: float) -> tuple[slice, FloatArray]:
+    """The spectrum's bins that any band hears, and librosa's mel matrix for them, [bins, rows]."""
     from librosa.filters import mel
 
-    matrix = mel(sr=MEL_RATE_HZ, n_fft=MEL_WINDOW_SAMPLES, n_mels=MEL_ROWS, fmin=MEL_ROWS_LOW_HZ, fmax=MEL_ROWS_HIGH_HZ)
+    matrix = mel(sr=rate_hz, n_fft=MEL_WINDOW_SAMPLES, n_mels=rows, fmin=low_hz, fmax=high_hz)
     heard = np.flatnonzero(matrix.any(axis=0))
     bins = slice(int(heard[0]), int(heard[-1]) + 1)
     return bins, np.ascontiguousarray(matrix[:, bins].T)
@@ -168,4 +192,22 @@ MEL_PICTURE = Picture(
         "padding": "reflect",
     },
     mel_picture,
+)
+MEL64_PICTURE = Picture(
+    MEL64_RATE_HZ,
+    MEL64_SAMPLES,
+    MEL64_SHAPE,
+    {
+        "sample_rate_hz": MEL64_RATE_HZ,
+        "length_s": PICTURE_S,
+        "window_samples": MEL_WINDOW_SAMPLES,
+        "hop_samples": MEL_HOP_SAMPLES,
+        "mel_bands": MEL64_ROWS,
+        "mel_low_hz": MEL64_ROWS_LOW_HZ,
+        "mel_high_hz": MEL64_ROWS_HIGH_HZ,
+        "values": "dB",
+        "top_db": TOP_DB,
+        "padding": "zeros",
+    },
+    mel64_picture,
 )

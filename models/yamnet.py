@@ -53,8 +53,9 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps [P, I, H, W] -> [P, O, ceil(H / stride), ceil(W / stride)]."""
-        top, bottom = same_padding(maps.shape[-2], self.kernel_size[0], self.stride[0])
-        left, right = same_padding(maps.shape[-1], self.kernel_size[1], self.stride[1])
+        height, width = map(int, maps.shape[-2:])  # constants in an exported graph
+        top, bottom = same_padding(height, self.kernel_size[0], self.stride[0])
+        left, right = same_padding(width, self.kernel_size[1], self.stride[1])
         if top != bottom or left != right:
             maps, top, left = F.pad(maps, (left, right, top, bottom)), 0, 0
         return F.conv2d(maps, self.weight, self.bias, self.stride, (top, left), groups=self.groups)

@@ -12,7 +12,7 @@ def featurize(
     dataset: Annotated[str, typer.Argument(help="kind of data set: see `earshot data list`")],
     root: Annotated[str, typer.Option(help="where it lies: a folder, s3://... or gs://...")],
     out: Annotated[str, typer.Option(help="where the features go: a folder, s3://... or gs://...")],
-    features: Annotated[str, typer.Option(help="logmel | stft | mel | embedding")] = "logmel",
+    features: Annotated[str, typer.Option(help="logmel | stft | mel | mel64 | embedding")] = "logmel",
     network: Annotated[
         str, typer.Option(help="whose embeddings: yamnet | vggish | audioset (VGGish, PCA, 8 bits)")
     ] = "yamnet",

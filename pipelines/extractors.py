@@ -29,12 +29,12 @@ from models.frontend import (
     hop_frames,
 )
 from models.runtime import load_runtime
-from models.spectrograms import MEL_PICTURE, STFT_PICTURE, Picture
+from models.spectrograms import MEL64_PICTURE, MEL_PICTURE, STFT_PICTURE, Picture
 from models.tagger import Scorer, mel_frames
 from models.vggish_pca import load_pca
 
-Kind = Literal["logmel", "stft", "mel", "embedding"]
-PICTURES: dict[str, Picture] = {"stft": STFT_PICTURE, "mel": MEL_PICTURE}
+Kind = Literal["logmel", "stft", "mel", "mel64", "embedding"]
+PICTURES: dict[str, Picture] = {"stft": STFT_PICTURE, "mel": MEL_PICTURE, "mel64": MEL64_PICTURE}
 PCA_8_BITS = "VGGish PCA, 8 bits"
 LOG_MEL: dict[str, float | int | str | None] = {
     "sample_rate_hz": SAMPLE_RATE_HZ,
@@ -128,7 +128,7 @@ class LogMels:
 
 @dataclass(frozen=True)
 class Pictures:
-    """One of the two pictures of models/spectrograms.py: [H, W]."""
+    """One of the three pictures of models/spectrograms.py: [H, W]."""
 
     kind: Kind
     rest_s: float = 0.0

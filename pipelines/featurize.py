@@ -1,4 +1,4 @@
-"""Features of a data set, as rows of fixed-size tensors: log-mels, the two pictures, embeddings. Computes; bulk.py runs and writes.
+"""Features of a data set, as rows of fixed-size tensors: log-mels, the three pictures, embeddings. Computes; bulk.py runs and writes.
 
 A row is a window of sound. Windows cover a sound from its start, `hop_s` apart; what reaches beyond its end is padded, and a last window
 that is less than half filled is left out, unless it is the only one. `valid` says how much of a row is sound.
@@ -46,6 +46,7 @@ DEFAULT_WINDOWS: dict[str, Windows] = {
     "logmel": Windows(0.96, 0.48),
     "stft": Windows(5.0, 5.0),
     "mel": Windows(5.0, 5.0),
+    "mel64": Windows(5.0, 5.0),
     "embedding": Windows(10.0, 10.0),
 }
 

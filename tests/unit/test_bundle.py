@@ -124,8 +124,15 @@ def test_processes_that_write_at_once_leave_one_good_bundle(tmp_path: Path) -> N
 
 
 def test_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "foreign").write_text("something else lives here")
+    (tmp_path / "m").write_text("a file, where the folder should be")
     with pytest.raises(OSError, match="m"):
         save(tmp_path / "m")
-    assert sorted(file.name for file in tmp_path.rglob("*")) == ["foreign", "m"]
+    assert [file.name for file in tmp_path.rglob("*")] == ["m"]
+
+
+def test_folder_of_a_run_gets_the_bundle_beside_its_own_files(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    saved = save(tmp_path / "m")
+    assert (saved.path / "config.json").read_text() == "{}"
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]

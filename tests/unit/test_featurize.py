@@ -136,7 +136,7 @@ def test_ten_seconds_are_ten_vggish_patches() -> None:
 @pytest.mark.parametrize(
     ("kind", "length_s", "hop_s", "said"),
     [
-        ("mfcc", None, None, "there are: logmel, stft, mel, embedding"),
+        ("mfcc", None, None, "there are: logmel, stft, mel, mel64, embedding"),
         ("stft", 4.0, None, "made of 5 s"),
         ("logmel", 1.0, 2.0, "the hop from"),
         ("logmel", 900.0, None, "a window lasts up to"),

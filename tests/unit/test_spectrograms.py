@@ -1,4 +1,4 @@
-"""The two pictures: against librosa and scipy as the older systems called them, and what they must show."""
+"""The three pictures: against librosa and scipy as the older systems called them, and what they must show."""
 
 import math
 import pickle
@@ -13,12 +13,21 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from models.audio import AudioReader
-from models.spectrograms import MEL_PICTURE, STFT_PICTURE, Picture, fit_length, mel_picture, stft_picture
+from models.spectrograms import (
+    MEL64_PICTURE,
+    MEL_PICTURE,
+    STFT_PICTURE,
+    Picture,
+    fit_length,
+    mel64_picture,
+    mel_picture,
+    stft_picture,
+)
 from tests.conftest import CHECKOUT
 from tests.sounds import silence, tone
 
 STFT_RATE_HZ, MEL_RATE_HZ = 22_050, 44_100
-BOTH = pytest.mark.parametrize("picture", [STFT_PICTURE, MEL_PICTURE], ids=["stft", "mel"])
+EVERY = pytest.mark.parametrize("picture", [STFT_PICTURE, MEL_PICTURE, MEL64_PICTURE], ids=["stft", "mel", "mel64"])
 
 
 def noise(samples: int, level: float = 0.1) -> NDArray[np.float32]:
@@ -45,6 +54,12 @@ def librosa_mel(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     return librosa.power_to_db(power, top_db=80)
 
 
+def librosa_mel64(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """librosa's own, with nothing but the rate and the number of bands said."""
+    waveform = np.pad(waveform, (0, 110_250 - len(waveform)))
+    return librosa.power_to_db(librosa.feature.melspectrogram(y=waveform, sr=22_050, n_mels=64))
+
+
 def test_stft_is_216_by_514_as_scipy_makes_it_by_default() -> None:
     waveform = noise(110_250)
     frequencies_hz, times_s, spectrum = scipy.signal.stft(waveform, 22_050, nperseg=430)
@@ -69,15 +84,24 @@ def test_mel_equals_librosa() -> None:
     np.testing.assert_allclose(picture, librosa_mel(waveform), atol=1e-4)
 
 
+@pytest.mark.parametrize("samples", [110_250, 40_001])
+def test_mel64_equals_librosa(samples: int) -> None:
+    waveform = noise(samples)
+    picture = mel64_picture(waveform)
+    assert picture.shape == (64, 216)
+    np.testing.assert_allclose(picture, librosa_mel64(waveform), atol=1e-4)
+
+
 @pytest.mark.parametrize("fold", [1, 2, 3, 4, 5])
 def test_pictures_of_real_sounds_equal_librosa(shared: Path, fold: int) -> None:
     for clip in sorted((shared / "data" / "esc10" / "audio").glob(f"{fold}-*.ogg"))[::20]:
         at_stft_rate, at_mel_rate = decode(clip, STFT_RATE_HZ)[:110_250], decode(clip, MEL_RATE_HZ)[:220_500]
         np.testing.assert_allclose(stft_picture(at_stft_rate), librosa_stft(at_stft_rate), atol=1e-4)
+        np.testing.assert_allclose(mel64_picture(at_stft_rate), librosa_mel64(at_stft_rate), atol=3e-3)
         np.testing.assert_allclose(mel_picture(at_mel_rate)[:, :-2], librosa_mel(at_mel_rate)[:, :-2], atol=3e-3)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("samples", [0, 1, 2, 999, 110_251, 500_000])
 def test_any_length_gives_a_whole_picture(picture: Picture, samples: int) -> None:
     drawn = picture.draw(noise(samples))
@@ -87,7 +111,7 @@ def test_any_length_gives_a_whole_picture(picture: Picture, samples: int) -> Non
     assert np.isfinite(drawn).all()
 
 
-@BOTH
+@EVERY
 def test_picture_is_of_five_seconds(picture: Picture) -> None:
     assert picture.samples == 5 * picture.sample_rate_hz
     assert picture.parameters["sample_rate_hz"] == picture.sample_rate_hz
@@ -95,7 +119,7 @@ def test_picture_is_of_five_seconds(picture: Picture) -> None:
     np.testing.assert_array_equal(picture.draw(longer), picture.draw(longer[: picture.samples]))
 
 
-@BOTH
+@EVERY
 def test_picture_is_the_same_each_time_and_leaves_its_input_alone(picture: Picture) -> None:
     waveform = noise(picture.samples)
     before = waveform.copy()
@@ -103,12 +127,12 @@ def test_picture_is_the_same_each_time_and_leaves_its_input_alone(picture: Pictu
     np.testing.assert_array_equal(waveform, before)
 
 
-@BOTH
+@EVERY
 def test_picture_travels_to_other_processes(picture: Picture) -> None:
     assert pickle.loads(pickle.dumps(picture)) == picture
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("at_s", [0.0, 1.0, 4.99])
 def test_click_is_in_its_column(picture: Picture, at_s: float) -> None:
     waveform = silence(5, picture.sample_rate_hz)
@@ -150,9 +174,17 @@ def test_mel_picture_follows_the_level_and_spans_80_db() -> None:
     assert loud.max() - loud.min() == pytest.approx(80, abs=1e-3)
 
 
+@pytest.mark.parametrize("frequency_hz", [200, 1000, 4000, 10_000])
+def test_tone_is_in_its_row_of_the_mel64_picture(frequency_hz: int) -> None:
+    centres_hz = librosa.mel_frequencies(66, fmin=0, fmax=11_025)[1:-1]
+    loudest = int(mel64_picture(tone(frequency_hz, 5, STFT_RATE_HZ))[:, 100].argmax())
+    assert abs(loudest - int(np.abs(centres_hz - frequency_hz).argmin())) <= 1
+
+
 def test_silence_is_even() -> None:
     assert not stft_picture(silence(5, STFT_RATE_HZ)).any()
     np.testing.assert_allclose(mel_picture(silence(5, MEL_RATE_HZ)), -100, rtol=1e-6)
+    np.testing.assert_allclose(mel64_picture(silence(5, STFT_RATE_HZ)), -100, rtol=1e-6)
 
 
 def test_short_sound_is_followed_by_silence_in_the_stft() -> None:
