@@ -17,7 +17,7 @@ CONVOLUTIONS = 27
 QUANTIZED_PATCH = 28  # tensor numbers, as the file counts them
 FIRST_CONVOLUTION = 33
 MEAN, DENSE_WEIGHT, DENSE_BIAS, LOGITS, SCORES = 115, 116, 117, 118, 119
-STRIDE_2_CONVOLUTIONS = frozenset({0, 3, 7, 11, 23})
+STRIDES = tuple(2 if number in (0, 3, 7, 11, 23) else 1 for number in range(CONVOLUTIONS))
 
 TYPES: dict[int, type[np.generic]] = {0: np.float32, 2: np.int32, 9: np.int8}
 
@@ -65,6 +65,13 @@ class YamnetArrays:
     dense: Layer
     scores: Quantization
 
+    def float_state(self) -> dict[str, NDArray[np.float32]]:
+        """Every weight in float32 by its name in models/yamnet.py: convolutions.{0..26} and dense, .weight and .bias."""
+        layers = {f"convolutions.{number}": layer for number, layer in enumerate(self.convolutions)}
+        state = {f"{name}.weight": layer.float_weight() for name, layer in layers.items()}
+        state |= {f"{name}.bias": layer.float_bias() for name, layer in layers.items()}
+        return state | {"dense.weight": self.dense.float_weight()[:, :, 0, 0], "dense.bias": self.dense.float_bias()}
+
 
 def load_yamnet_arrays(content: bytes) -> YamnetArrays:
     """The TFLite file's bytes -> its arrays. Raises WeightsCorrupt when this is not YAMNet's file."""
@@ -111,7 +118,7 @@ class _Reader:
             weight_scale=self.scale(first),
             bias=self.array(first + 1).astype(np.int32, copy=False),
             bias_scale=self.scale(first + 1),
-            stride=2 if number in STRIDE_2_CONVOLUTIONS else 1,
+            stride=STRIDES[number],
             groups=weight.shape[3] if depthwise else 1,
             output=self.quantization(first + 2),
         )

@@ -243,7 +243,7 @@ def build_yamnet_bundle(folder: Path, cache: Path) -> Bundle:
     arrays = load_yamnet_arrays((folder / YAMNET_TFLITE).read_bytes())
     graphs: dict[Precision, bytes] = {
         "int8": build_yamnet_int8(arrays).SerializeToString(),
-        "float": build_yamnet_float(arrays).SerializeToString(),
+        "float": build_yamnet_float(arrays.float_state()).SerializeToString(),
     }
     return save_bundle(
         target,

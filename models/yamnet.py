@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.errors import BadOption, WeightsCorrupt
 from models.layout import check_shapes
-from models.tflite import Layer, YamnetArrays
+from models.tflite import YamnetArrays
 
 CLASSES = 521  # AudioSet's, as published with YAMNet
 FIRST_CHANNELS = 32
@@ -115,7 +115,7 @@ def load_yamnet(arrays: YamnetArrays, activation: Activation = "relu6") -> YAMNe
     It follows the int8 file up to the rounding of activations. Raises WeightsCorrupt, naming the first layer whose
     shape is not YAMNet's, and BadOption for an unknown activation.
     """
-    return _load_state(_float_state(arrays), activation)
+    return _load_state(arrays.float_state(), activation)
 
 
 def load_yamnet_graph(path: Path) -> YAMNet:
@@ -136,20 +136,6 @@ def _load_state(state: dict[str, NDArray[np.float32]], activation: Activation) -
     check_shapes(state, expected, "YAMNet's weights")
     model.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
     return model.eval()
-
-
-def _float_state(arrays: YamnetArrays) -> dict[str, NDArray[np.float32]]:
-    """Every weight by its name in YAMNet's state dict, dequantized."""
-    state: dict[str, NDArray[np.float32]] = {}
-    for number, layer in enumerate(arrays.convolutions):
-        state |= _float_layer(f"convolutions.{number}", layer)
-    state |= _float_layer("dense", arrays.dense)
-    state["dense.weight"] = state["dense.weight"][:, :, 0, 0]
-    return state
-
-
-def _float_layer(name: str, layer: Layer) -> dict[str, NDArray[np.float32]]:
-    return {f"{name}.weight": layer.float_weight(), f"{name}.bias": layer.float_bias()}
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -5,6 +5,7 @@ The int8 graph is exact Q/DQ: every scale and zero point is the file's, activati
 to the zero points (the same numbers; uint8 x int8 is what CPUs multiply fast). ReLU6 is in the scales: they end at 6.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,36 +13,36 @@ import onnx
 from numpy.typing import NDArray
 
 from models.graphs import GraphBuilder
-from models.tflite import Layer, Quantization, YamnetArrays
+from models.tflite import STRIDES, Layer, Quantization, YamnetArrays
 
 
-def _convolution_attributes(layer: Layer) -> dict[str, Any]:
+def _convolution_attributes(kernel: int, stride: int, groups: int) -> dict[str, Any]:
     """TensorFlow's SAME: on even sizes a stride of 2 pads only at the bottom and the right."""
-    kernel = layer.weight.shape[2]
-    before = (kernel - 1) // 2 if layer.stride == 1 else 0
+    before = (kernel - 1) // 2 if stride == 1 else 0
     after = (kernel - 1) // 2
-    return {"strides": [layer.stride] * 2, "pads": [before, before, after, after], "group": layer.groups}
+    return {"strides": [stride] * 2, "pads": [before, before, after, after], "group": groups}
 
 
-def build_yamnet_float(arrays: YamnetArrays) -> onnx.ModelProto:
-    """The float32 graph with the dequantized weights and explicit ReLU6."""
+def build_yamnet_float(state: Mapping[str, NDArray[np.float32]], strides: Sequence[int] = STRIDES) -> onnx.ModelProto:
+    """Weights by name, as YamnetArrays.float_state() and YAMNet's state dict have them -> the float32 graph with explicit ReLU6."""
     graph = GraphBuilder()
     axis = graph.constant("channel_axis", np.array([1], np.int64))
     zero, six = graph.constant("zero", np.float32(0)), graph.constant("six", np.float32(6))
     hidden = graph.node("Unsqueeze", ["patches", axis], "image")
-    for number, layer in enumerate(arrays.convolutions):
+    for number, stride in enumerate(strides):
         name = f"convolutions.{number}"
-        weight = graph.constant(f"{name}.weight", layer.float_weight())
-        bias = graph.constant(f"{name}.bias", layer.float_bias())
-        hidden = graph.node("Conv", [hidden, weight, bias], name, **_convolution_attributes(layer))
+        weight, bias = (graph.constant(f"{name}.{part}", state[f"{name}.{part}"]) for part in ("weight", "bias"))
+        outputs, _, kernel, _ = state[weight].shape
+        attributes = _convolution_attributes(kernel, stride, outputs if number % 2 else 1)  # odd ones are depthwise
+        hidden = graph.node("Conv", [hidden, weight, bias], name, **attributes)
         hidden = graph.node("Clip", [hidden, zero, six], f"{name}.relu6")
     pooled = graph.node("GlobalAveragePool", [hidden], "pooled")
     graph.node("Flatten", [pooled], "embeddings")
-    weight = graph.constant("dense.weight", arrays.dense.float_weight()[:, :, 0, 0])
-    bias = graph.constant("dense.bias", arrays.dense.float_bias())
+    weight, bias = (graph.constant(f"dense.{part}", state[f"dense.{part}"]) for part in ("weight", "bias"))
     logits = graph.node("Gemm", ["embeddings", weight, bias], "logits", transB=1)
     graph.node("Sigmoid", [logits], "scores")
-    return graph.model({"scores": len(arrays.dense.bias), "embeddings": arrays.dense.weight.shape[1]}, "yamnet-float")
+    classes, width = state["dense.weight"].shape
+    return graph.model({"scores": classes, "embeddings": width}, "yamnet-float")
 
 
 class _QuantizedGraph(GraphBuilder):
@@ -78,7 +79,8 @@ def build_yamnet_int8(arrays: YamnetArrays) -> onnx.ModelProto:
     for number, layer in enumerate(arrays.convolutions):
         name = f"convolutions.{number}"
         weight, bias = graph.constants(layer, name)
-        hidden = graph.node("Conv", [hidden, weight, bias], name, **_convolution_attributes(layer))
+        attributes = _convolution_attributes(layer.weight.shape[2], layer.stride, layer.groups)
+        hidden = graph.node("Conv", [hidden, weight, bias], name, **attributes)
         hidden = graph.requantize(hidden, layer.output, name)
     pooled = graph.node("GlobalAveragePool", [hidden], "pooled")
     pooled = graph.requantize(pooled, arrays.mean, "pooled")

@@ -53,14 +53,14 @@ def test_device_whose_provider_is_missing_is_refused_with_those_here(tone_tagger
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_torch_without_a_gpu_is_refused(tmp_path: Path) -> None:
-    graph = build_yamnet_float(random_arrays(classes=3)).SerializeToString()
+    graph = build_yamnet_float(random_arrays(classes=3).float_state()).SerializeToString()
     with pytest.raises(BadOption, match="torch"):
         load_runtime(save(tmp_path / "m", graph), "torch")
 
 
 def test_cpu_takes_int8_unless_told(tmp_path: Path) -> None:
     arrays = random_arrays(classes=3)
-    graphs = {"int8": build_yamnet_int8(arrays), "float": build_yamnet_float(arrays)}
+    graphs = {"int8": build_yamnet_int8(arrays), "float": build_yamnet_float(arrays.float_state())}
     contents = {name: graph.SerializeToString() for name, graph in graphs.items()}
     bundle = save_bundle(tmp_path / "m", contents, LABELS, name="m", version="1", front_end=FrontEnd())  # type: ignore[arg-type]
     chosen, _ = load_runtime(bundle)(patches(2))
@@ -101,7 +101,7 @@ def test_one_thread_is_the_callers_own() -> None:
 
 def test_torch_agrees_with_the_float_graph(tmp_path: Path) -> None:
     arrays = random_arrays(classes=3)
-    bundle = save(tmp_path / "m", build_yamnet_float(arrays).SerializeToString())
+    bundle = save(tmp_path / "m", build_yamnet_float(arrays.float_state()).SerializeToString())
     scores, embeddings = load_runtime(bundle)(patches(4))
     assert embeddings.std() > 1e-3
     for module in (load_yamnet(arrays), load_yamnet_graph(bundle.graph("float"))):
