@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.errors import BadOption, WeightsCorrupt
-from models.tflite import STRIDE_2_CONVOLUTIONS, Layer, Quantization, YamnetArrays, load_yamnet_arrays
+from models.tflite import STRIDES, Layer, Quantization, YamnetArrays, load_yamnet_arrays
 from models.yamnet import SameConv2d, YAMNet, load_yamnet, same_padding
 
 ANY = Quantization(1.0, 0)
@@ -137,7 +137,7 @@ def test_loads_dequantized_weights_layer_by_layer() -> None:
         convolution = model.convolutions[number]
         np.testing.assert_allclose(convolution.weight.detach().numpy(), layer.float_weight())
         np.testing.assert_allclose(convolution.bias.detach().numpy(), layer.float_bias())
-        assert (convolution.stride[0] == 2) == (number in STRIDE_2_CONVOLUTIONS)
+        assert convolution.stride[0] == STRIDES[number]
     row = arrays.dense.weight[3, :, 0, 0] * arrays.dense.weight_scale[3]
     np.testing.assert_allclose(model.dense.weight[3].detach().numpy(), row)
     assert model(torch.zeros(1, 96, 64))[0].shape == (1, 7)
