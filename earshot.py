@@ -27,6 +27,7 @@ def build_cli() -> "typer.Typer":
     import cluster.cli
     import pipelines.cli
     import serve.cli
+    import tune.cli
 
     cli = typer.Typer(
         name="earshot",
@@ -38,6 +39,7 @@ def build_cli() -> "typer.Typer":
     )
     serve.cli.add_verbs(cli, make_page)
     pipelines.cli.add_verbs(cli)
+    tune.cli.add_verbs(cli)
     cluster.cli.add_verbs(cli)
     return cli
 

@@ -1,16 +1,17 @@
-"""Builds ONNX graphs from plain arrays: patches in, scores and embeddings out. Knows nothing of any network."""
+"""Builds ONNX graphs from plain arrays and from other graphs: patches in, scores and embeddings out. Knows nothing of any network."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper
 
 from models.frontend import MEL_BANDS, PATCH_FRAMES
 
 OPSET = 17
-IR_VERSION = 8  # the one that came with opset 17: older runtimes refuse newer ones
+PATCHES = {"patches": (PATCH_FRAMES, MEL_BANDS)}
 
 
 class GraphBuilder:
@@ -30,11 +31,37 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
-    def model(self, outputs: dict[str, int], name: str) -> onnx.ModelProto:
-        """The finished graph: "patches" [P, 96, 64] -> each output [P, width]. Raises onnx's error when it is not sound."""
-        patches = helper.make_tensor_value_info("patches", TensorProto.FLOAT, ["P", PATCH_FRAMES, MEL_BANDS])
+    def insert(self, model: onnx.ModelProto, names: Mapping[str, str], prefix: str = "") -> None:
+        """Adds a whole graph. `names`: which tensors here its inputs and outputs are; all its other names get the prefix."""
+        kept = {"rename_inputs": False, "rename_outputs": False, "rename_value_infos": False}
+        graph = compose.add_prefix_graph(model.graph, prefix, name_map=dict(names), **kept)
+        self.nodes.extend(graph.node)
+        self.initializers.extend(graph.initializer)
+
+    def model(
+        self,
+        outputs: Mapping[str, int],
+        name: str,
+        inputs: Mapping[str, tuple[int, ...]] = PATCHES,
+        opset: int = OPSET,
+    ) -> onnx.ModelProto:
+        """The finished graph: "patches" [P, 96, 64], or others -> each output [P, width]. Raises onnx's error where it is not sound."""
+        given = [helper.make_tensor_value_info(i, TensorProto.FLOAT, ["P", *shape]) for i, shape in inputs.items()]
         results = [helper.make_tensor_value_info(o, TensorProto.FLOAT, ["P", width]) for o, width in outputs.items()]
-        graph = helper.make_graph(self.nodes, name, [patches], results, self.initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        graph = helper.make_graph(self.nodes, name, given, results, self.initializers)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+        mark_opset(model, opset)
         onnx.checker.check_model(model)
         return model
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators that a graph uses."""
+    return int(next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")))
+
+
+def mark_opset(model: onnx.ModelProto, opset: int) -> None:
+    """Declares the opset, and the file format that came with it: older runtimes refuse newer ones."""
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", opset))
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)

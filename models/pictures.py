@@ -1,34 +1,16 @@
-"""What people look at, as PNG bytes: log-mel, timeline, bars. One look: light ink on a dark panel, for any page.
+"""What people look at, as PNG bytes: log-mel, timeline, bars. Knows nothing of sounds, files or HTTP."""
 
-Figures are made without pyplot, so that any thread may draw. Knows nothing of sounds, files or HTTP.
-"""
-
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from models.frontend import HOP_S, MEL_BANDS, MEL_HIGH_HZ, MEL_LOW_HZ, hz_to_mel
-
-# Sizes are chosen so that the text is still 10 pixels high where the picture is as wide as a phone.
-WIDTH_IN = 5.4
-DOTS_PER_INCH = 220
-TEXT_PT, SMALL_PT = 10.0, 8.5
-
-PANEL, INK, FAINT = "#12141c", "#e8eaf0", "#3a3f4e"
-MEAN_COLOUR, PEAK_COLOUR = "#f9a03f", "#6e5537"
-# Ever lighter, as inferno is: readable without colour vision. The darkest still stands out from the panel.
-HEAT = LinearSegmentedColormap.from_list(
-    "earshot", ["#1b1e2a", "#331f5c", "#6a1f6e", "#b03060", "#e8603c", "#f9a03f", "#fcf3b4"]
-)
+from models.look import FAINT, HEAT, INK, MEAN_COLOUR, PANEL, PEAK_COLOUR, SMALL_PT, open_panels, shorten, to_png
 
 TICKS_HZ = (125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 7500.0)
 MAX_COLUMNS = 700  # even; never more than the picture has pixels: none may fall between two
@@ -38,14 +20,13 @@ WIDE_RANGE = 30  # from the 5 % to the 95 % quantile: durations that differ more
 LONG_S = 600.0
 STEPS_S = (120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200)  # between the ticks of a long time axis
 DAY_S = 86_400
-LABEL_CHARACTERS = 22
 
 
 def draw_log_mel(log_mel: NDArray[np.floating], hop_s: float = HOP_S) -> bytes:
     """Log-mel [F, 64], one frame per `hop_s` -> PNG with a time axis and a mel axis in Hz."""
-    figure, (axes,) = _panels(2.9)
+    figure, (axes,) = open_panels(2.9)
     _plot_log_mel(axes, log_mel, hop_s)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_report(
@@ -57,10 +38,10 @@ def draw_report(
 ) -> bytes:
     """A sound and what is in it -> one PNG: the log-mel as `draw_log_mel`, and below it at most 24 labels as `draw_probabilities`."""
     rows = slice(MAX_ROWS)
-    figure, (sound, bars) = _panels(2.9, 0.8 + 0.3 * len(labels[rows]))
+    figure, (sound, bars) = open_panels(2.9, 0.8 + 0.3 * len(labels[rows]))
     _plot_log_mel(sound, log_mel, hop_s)
     _plot_probabilities(figure, bars, labels[rows], scores[rows], peaks[rows])
-    return _png(figure)
+    return to_png(figure)
 
 
 def thin(blocks: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float32], float]:
@@ -97,25 +78,25 @@ def draw_timeline(
     step = _stride(len(start_s))
     edges_s = _cell_edges(np.asarray(start_s, np.float64)[::step], start_s[-1], length_s)
     edges_s = np.minimum(edges_s, max(duration_s, edges_s[0]))
-    figure, (axes,) = _panels(1.0 + 0.3 * len(rows))
+    figure, (axes,) = open_panels(1.0 + 0.3 * len(rows))
     cells = axes.pcolormesh(
         edges_s, np.arange(len(rows) + 1), _decimate(table)[:, rows].T, cmap=HEAT, vmin=0.0, vmax=1.0
     )
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [_short(labels[row]) for row in rows])
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [shorten(labels[row]) for row in rows])
     axes.invert_yaxis()
     axes.hlines(np.arange(1, len(rows)), edges_s[0], edges_s[-1], colors=PANEL, linewidths=1.5)
     _time_axis(axes)
     bar = figure.colorbar(cells, ax=axes, pad=0.02, aspect=max(8, 4 * len(rows)), ticks=[0, 0.5, 1])
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelcolor=INK, labelsize=SMALL_PT)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_probabilities(labels: Sequence[str], scores: Sequence[float], peaks: Sequence[float]) -> bytes:
     """Labels with mean score and peak, each 0 to 1 -> PNG: a bar for the mean in front of one for the peak."""
-    figure, (axes,) = _panels(0.8 + 0.3 * len(labels))
+    figure, (axes,) = open_panels(0.8 + 0.3 * len(labels))
     _plot_probabilities(figure, axes, labels, scores, peaks)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_counts(
@@ -129,13 +110,13 @@ def draw_counts(
     many = len(labels) > MAX_NAMED
     bars = [(title, counts) for title, counts in (("label", labels), (group, groups)) if counts]
     heights = [1.8] * many + [0.6 + 0.24 * min(len(counts), MAX_NAMED) for _, counts in bars] + [1.8]
-    figure, axes = _panels(*heights)
+    figure, axes = open_panels(*heights)
     if many:
         _plot_ranks(axes[0], list(labels.values()))
     for panel, (title, counts) in zip(axes[many:], bars, strict=False):
         _plot_counts(panel, f"rows per {title}", counts)
     _plot_durations(axes[-1], durations_s)
-    return _png(figure)
+    return to_png(figure)
 
 
 def band_of(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -183,7 +164,7 @@ def _plot_probabilities(
             color=INK,
             size=SMALL_PT,
         )
-    axes.set_yticks(rows, [_short(label) for label in labels])
+    axes.set_yticks(rows, [shorten(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlim(0, 1.12)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
@@ -205,7 +186,7 @@ def _plot_counts(axes: Axes, title: str, counts: Mapping[str, int]) -> None:
     """A bar for each of the first 30."""
     named = dict(list(counts.items())[:MAX_NAMED])
     axes.barh(np.arange(len(named)), list(named.values()), height=0.62, color=MEAN_COLOUR)
-    axes.set_yticks(np.arange(len(named)), [_short(name) for name in named])
+    axes.set_yticks(np.arange(len(named)), [shorten(name) for name in named])
     axes.set_ylim(len(named) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
     _count_axis(axes, title + (f", the first {MAX_NAMED} of {len(counts):,}" if len(counts) > len(named) else ""))
@@ -256,19 +237,6 @@ def _cell_edges(start_s: NDArray[np.float64], last_start_s: float, length_s: flo
     return np.concatenate([start_s[:1], between_s, [last_start_s + length_s]])
 
 
-def _panels(*heights_in: float) -> tuple[Figure, list[Axes]]:
-    """Empty dark panels, one below the other."""
-    margins = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    figure = Figure(figsize=(WIDTH_IN, sum(heights_in)), dpi=DOTS_PER_INCH, facecolor=PANEL, layout=margins)
-    panels = figure.subplots(len(heights_in), squeeze=False, height_ratios=heights_in, subplot_kw={"facecolor": PANEL})
-    for axes in panels.flat:
-        axes.tick_params(length=3, color=FAINT, labelcolor=INK, labelsize=TEXT_PT)
-        axes.xaxis.label.set(color=INK, size=TEXT_PT)
-        axes.yaxis.label.set(color=INK, size=TEXT_PT)
-        axes.spines[:].set_visible(False)
-    return figure, list(panels.flat)
-
-
 def _time_axis(axes: Axes) -> None:
     """Seconds below the panel; hours and minutes where it is longer than ten minutes."""
     length_s = axes.get_xlim()[1]
@@ -285,13 +253,3 @@ def _time_axis(axes: Axes) -> None:
 
 def _hz_text(frequency_hz: float) -> str:
     return f"{frequency_hz / 1000:g}k" if frequency_hz >= 1000 else f"{frequency_hz:g}"
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= LABEL_CHARACTERS else label[: LABEL_CHARACTERS - 1].rstrip(" ,(") + "…"
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream)  # type: ignore[no-untyped-call]
-    return stream.getvalue()
