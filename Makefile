@@ -2,6 +2,7 @@
 # make test    set up everything, run the gates and every test
 # make check   the gates alone: format, lint, types, floors
 # make bench   measure the service side by side with its peers
+# make bench-train  train on ESC-10, every architecture by folds
 # make bench-data   measure the bulk jobs side by side with other ways to do the same work
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.8
@@ -9,7 +10,7 @@ BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv
 ARGS ?=
 
-.PHONY: setup up test check bench bench-data clean
+.PHONY: setup up test check bench bench-data bench-train clean
 .DELETE_ON_ERROR:
 
 setup: .venv/.all
@@ -31,6 +32,9 @@ bench: .venv/.all .venv-bench/.done
 
 bench-data: .venv/.all
 	@$(BIN)/python -m benchmarks.data $(ARGS)
+
+bench-train: .venv/.all
+	@$(BIN)/python -m benchmarks.training $(ARGS)
 
 clean:
 	rm -rf .venv .venv-bench build *.egg-info .mypy_cache .pytest_cache .ruff_cache

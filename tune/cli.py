@@ -5,10 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+import tune.cli_sweep
+
 
 def add_verbs(cli: typer.Typer) -> None:
     """Adds `train`, `sweep` and `export` to the command line."""
     cli.command()(train)
+    cli.command("models")(list_models)
+    tune.cli_sweep.add_verbs(cli)
 
 
 def train(
@@ -67,6 +71,7 @@ def train(
 
     with reporting_errors():
         from cluster.settings import Settings
+        from models.storage import open_store
         from tune.experiment import Experiment
         from tune.job import train_model
         from tune.recipe import Recipe
@@ -77,7 +82,7 @@ def train(
             {"validation_share": validation_share} if validation_share is not None else {}
         )
         experiment = Experiment(
-            features=features,
+            features=open_store(features).address,
             model=model,
             options=read_options(option or []),
             recipe=recipe,
@@ -85,7 +90,7 @@ def train(
             positive=tuple(name.strip() for name in positive.split(",")) if positive else (),
             multi_label=multi_label,
             min_recordings=min_recordings,
-            pretrained=pretrained,
+            pretrained=pretrained.resolve() if pretrained else None,
         )
         places: dict[str, Any] = {"weights_path": weights} if weights else {}
         train_model(
@@ -99,6 +104,28 @@ def train(
             mlflow=mlflow,
             overwrite=overwrite,
         )
+
+
+def list_models() -> None:
+    """The architectures that `train` and `sweep` know, with the features they take and their options.
+
+    Example:  `earshot models`
+    """
+    from cluster.terminal import reporting_errors
+
+    with reporting_errors():
+        from rich.table import Table
+
+        from cluster.terminal import out
+        from models.architectures import ARCHITECTURES, describe_architectures
+
+        table = Table("model", "features", "what it is", "parameters", "options (and defaults)", box=None)
+        for row in describe_architectures():
+            options = ARCHITECTURES[row.name].options().model_dump()
+            shown = ", ".join(f"{name}={value}" for name, value in options.items())
+            table.add_row(row.name, ", ".join(row.takes), row.about, f"{row.parameters:,}", shown)
+        out.print(table)
+        out.print("Parameters: of AudioSet's 10 x 128 features, one patch or one picture, and ten classes.")
 
 
 def read_options(words: list[str]) -> dict[str, Any]:

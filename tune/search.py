@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,34 +22,20 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 
-from models.errors import BadOption
+from models.errors import BadOption, EarshotError
 from tune.experiment import Experiment, run_experiment
 from tune.loop import EpochReport
-from tune.trials import Record, Sweep, Trial, measure
+from tune.trials import Record, Share, Sweep, Trial, measure
 
 ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # it speaks even when told to be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results are kept by the caller
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep; it goes on with the next call
 }
 RAY_FOLDER = "ray"
-OUTER_CPUS = 0.01  # of a trial whose workers hold CPUs of their own
+OUTER_CPUS = 0.01  # of a trial whose workers hold CPUs of their own; Tune does not take zero
 REDUCTION = 3  # one of three goes on from each rung
 RETRIES = 1  # of a trial whose process was killed
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one trial holds: workers, with a CPU each, and GPUs of all of them together."""
-
-    workers: int = 1
-    gpus: float = 0.0
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """What Tune sets aside for a trial."""
-        if self.workers > 1:
-            return {"CPU": OUTER_CPUS}
-        return {"CPU": 1.0} | ({"GPU": self.gpus} if self.gpus else {})
 
 
 def run_trials(
@@ -77,7 +63,7 @@ def run_trials(
         scratch=scratch.resolve(),
     )
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(told, share.resources),
+        ray_tune.with_resources(told, _resources(share)),
         param_space={"number": ray_tune.grid_search(list(waiting))},
         tune_config=ray_tune.TuneConfig(
             scheduler=_build_scheduler(trials, done, sweep),
@@ -97,6 +83,13 @@ def run_trials(
         tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _resources(share: Share) -> dict[str, float]:
+    """What Tune sets aside for a trial."""
+    if share.workers > 1:
+        return {"CPU": OUTER_CPUS}
+    return {"CPU": 1.0} | ({"GPU": share.gpus} if share.gpus else {})
 
 
 def _count_concurrent(share: Share) -> int:
@@ -164,8 +157,8 @@ def _run_trial(
     try:
         _run_experiment(Experiment.model_validate(experiments[number]), after_epoch, share, scratch / f"trial{number}")
     except Exception as error:
-        kind = type(error).__name__
-        tell(state="failed", reason=f"{kind}: {error}")
+        known = isinstance(error, EarshotError)
+        tell(state="failed", reason=str(error) if known else f"{type(error).__name__}: {error}")
     else:
         tell(state="finished")
 
@@ -187,12 +180,10 @@ class _Listener(ray_tune.Callback):  # type: ignore[misc]
         self._watch, self._share = watch, share
         self._records: dict[int, Record] = {}
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(self, *, trial: Any, **_: Any) -> None:
         self._watch(self._record(trial))
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         record = self._record(trial)
         if "report" in result:
             report = EpochReport(**result["report"])
@@ -202,15 +193,15 @@ class _Listener(ray_tune.Callback):  # type: ignore[misc]
         record.gpu_s = result["seconds"] * self._share.gpus
         self._watch(record)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
         record = self._record(trial)
         if record.state == "running":
             record.state = "stopped"
         self._watch(record)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         record = self._record(trial)
-        record.state, record.reason = "failed", f"its process died: {_first_line(trial.get_error())}"
+        record.state, record.reason = "failed", f"its process died: {_last_line(trial.get_error())}"
         self._watch(record)
 
     def _record(self, trial: Any) -> Record:
@@ -218,5 +209,5 @@ class _Listener(ray_tune.Callback):  # type: ignore[misc]
         return self._records.setdefault(number, Record(number=number))
 
 
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or ["without a word"])[0]
+def _last_line(error: object) -> str:
+    return (str(error).strip().splitlines() or ["no reason is known"])[-1]

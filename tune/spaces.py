@@ -30,7 +30,7 @@ SEED_SPACES = Path(__file__).parent / "seed_spaces"
 SEED = "seed"  # the name of the spaces that come with Earshot
 KINDS = ("choice", "randint", "uniform", "loguniform")
 PARTS = ("recipe", "options")
-Settings = dict[str, dict[str, Any]]  # {"recipe": {name: value}, "options": {name: value}}
+Drawn = dict[str, dict[str, Any]]  # {"recipe": {name: value}, "options": {name: value}}
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Space:
     name: str
     domains: Mapping[tuple[str, str], Domain]
 
-    def draw(self, rng: Generator) -> Settings:
+    def draw(self, rng: Generator) -> Drawn:
         """One trial's settings."""
         return _settings({key: domain.draw(rng) for key, domain in self.domains.items()})
 
-    def grid(self) -> Iterator[Settings]:
+    def grid(self) -> Iterator[Drawn]:
         """Every combination of choices. Raises BadOption where there is a range."""
         for (part, name), domain in self.domains.items():
             if domain.kind != "choice":
@@ -74,7 +74,7 @@ class Space:
             yield _settings(dict(zip(self.domains, values, strict=True)))
 
 
-def _settings(values: Mapping[tuple[str, str], Any]) -> Settings:
+def _settings(values: Mapping[tuple[str, str], Any]) -> Drawn:
     return {part: {name: value for (of, name), value in values.items() if of == part} for part in PARTS}
 
 

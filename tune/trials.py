@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,20 @@ from tune.experiment import Experiment
 from tune.loop import EpochReport
 from tune.metrics import HEADLINE
 from tune.recipe import Recipe
-from tune.spaces import SEED, Settings, load_space
+from tune.spaces import SEED, Drawn, load_space
 
 TRIALS = "trials"
 LOSS = "validation_loss"
 LESS_IS_BETTER = ("ece", LOSS)
 State = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one trial holds: workers, with a CPU each, and GPUs of all of them together."""
+
+    workers: int = 1
+    gpus: float = 0.0
 
 
 class Sweep(BaseModel):
@@ -47,7 +56,7 @@ class Trial(BaseModel):
 
     number: int
     experiment: Experiment
-    settings: Settings
+    settings: Drawn
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -96,7 +105,7 @@ def plan_trials(sweep: Sweep) -> list[Trial]:
     return [_plan_trial(number, sweep.experiment, *pair) for number, pair in enumerate(drawn, start=1)]
 
 
-def _plan_trial(number: int, shared: Experiment, model: str, settings: Settings) -> Trial:
+def _plan_trial(number: int, shared: Experiment, model: str, settings: Drawn) -> Trial:
     given = shared.recipe.model_dump(exclude_unset=True)
     recipe = Recipe(**settings["recipe"] | given)
     changes = {"model": model, "options": settings["options"], "recipe": recipe}

@@ -7,8 +7,12 @@ import onnxruntime
 import pytest
 import torch
 
+from models.answer import Options
+from models.bundle import load_bundle
 from models.frontend import FloatArray
-from models.runtime import Network
+from models.runtime import Network, load_runtime
+from models.tagger import Scorer, Tagger
+from tests.conftest import CHECKOUT
 from tune.starter import KNOWN, build_graph, compare
 from tune.starter_sounds import KINDS, LENGTH, synthesise
 from tune.starter_training import (
@@ -112,3 +116,35 @@ def test_average_follows_weights_and_norms() -> None:
     assert average.weight.tolist() == [1.5, 1.5]
     assert average.running_mean is not None
     assert average.running_mean.tolist() == [1.0, 1.0]
+
+
+STARTER = CHECKOUT / "models" / "starter"
+SAMPLES = CHECKOUT / "ui" / "samples"
+FOLDERS = ("yamnet", "vggish-slim")
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_bundle_in_the_repository_is_whole_and_says_what_it_is(name: str) -> None:
+    bundle = load_bundle(STARTER / name)
+    assert bundle.card.starter
+    assert bundle.card.name == f"starter-{name}"
+    assert [label.name for label in bundle.labels] == list(KNOWN)
+    assert all(label.mid.startswith("/") for label in bundle.labels)
+    assert "five folds" in str(bundle.card.accuracy)
+    assert bundle.card.metrics["accuracy"] >= 0.87
+    assert bundle.card.agreement["int8"]["top1"] >= 0.95
+
+
+def test_bundles_are_small() -> None:
+    assert sum(file.stat().st_size for file in STARTER.rglob("*") if file.is_file()) <= 12e6
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(
+    ("sample", "label"), [("siren", "Siren"), ("smoke-alarm", "Beep, bleep"), ("tone-sweep", "Sine wave")]
+)
+def test_bundle_knows_sounds_that_it_never_heard(name: str, sample: str, label: str) -> None:
+    bundle = load_bundle(STARTER / name)
+    tagger = Tagger(Scorer(bundle, load_runtime(bundle, "cpu")))
+    answer = tagger.tag(SAMPLES / f"{sample}.ogg", Options())
+    assert answer.labels[0].label == label
