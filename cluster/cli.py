@@ -50,7 +50,8 @@ def list_weights() -> None:
         from rich.table import Table
 
         from cluster.settings import Settings
-        from models.weights import TABLE
+        from models.published import TABLE
+        from models.weights import list_starters
 
         places = Settings().places()
         table = Table("name", "version", "knows", "licence", "where")
@@ -63,6 +64,9 @@ def list_weights() -> None:
                 weights.licence,
                 str(folders[0]) if folders else f"not here: earshot weights fetch {weights.name}",
             )
+        for starter in list_starters(places):
+            card = starter.card
+            table.add_row(card.name, card.version, f"{len(starter.labels)} sounds", card.licence, str(starter.path))
         out.print(table)
 
 
@@ -77,7 +81,8 @@ def fetch(
 
     with reporting_errors():
         from cluster.settings import Settings
-        from models.weights import fetch_weights, known
+        from models.published import known
+        from models.weights import fetch_weights
 
         places = Settings().places()
         for name in names:
@@ -101,7 +106,8 @@ def verify(
 
     with reporting_errors():
         from cluster.settings import Settings
-        from models.weights import TABLE, Places, known, verify_weights
+        from models.published import TABLE, known
+        from models.weights import Places, verify_weights
 
         places = Places(explicit=folder) if folder else Settings().places()
         checked = 0

@@ -1,5 +1,6 @@
 """What is installed, found and free on this machine, and how to mend what is not."""
 
+import contextlib
 import importlib.metadata
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import psutil
 from cluster.processes import service_memory
 from cluster.session import find_haproxy
 from cluster.settings import Settings
+from models.bundle import Bundle
 from models.errors import EarshotError
-from models.weights import find_head, find_tagger
+from models.weights import find_head, find_tagger, starter_notice
 
 NEEDED_MEMORY_GIB = 2.0
 
@@ -68,20 +70,27 @@ def _proxy() -> Finding:
     return Finding("proxy", bool(binary), binary or "no HAProxy: Ray's own, slower proxy serves", "make setup")
 
 
+def _find_tagger(settings: Settings) -> Bundle:
+    """What would be served, without a download."""
+    return find_tagger(settings.model_copy(update={"download": False}).places())
+
+
 def _weights(settings: Settings) -> Finding:
     try:
-        bundle = find_tagger(settings.model_copy(update={"download": False}).places())
+        bundle = _find_tagger(settings)
     except EarshotError as error:
         return Finding("weights", False, "YAMNet's are not here", str(error), needed=True)
-    return Finding(
-        "weights", True, f"{bundle.card.name} {bundle.card.version}, {len(bundle.labels)} classes, {bundle.path}"
-    )
+    says = f"{bundle.card.name} {bundle.card.version}, {len(bundle.labels)} classes, {bundle.path}"
+    return Finding("weights", not bundle.card.starter, says, starter_notice(len(bundle.labels)))
 
 
 def _second_opinion(settings: Settings) -> Finding:
     remedy = "name a model folder with --head"
+    tagger = None
+    with contextlib.suppress(EarshotError):  # said where its weights are looked at
+        tagger = _find_tagger(settings)
     try:
-        head = find_head(settings.head_places())
+        head = find_head(settings.head_places(), tagger)
     except EarshotError as error:
         return Finding("2nd opinion", False, str(error), remedy)
     return Finding("2nd opinion", bool(head), f"{head.card.name}, {head.path}" if head else "none", remedy)

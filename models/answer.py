@@ -11,14 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.bundle import Bundle, Label
 from models.events import Run, find_runs, rank_classes
-from models.frontend import PATCH_S, FloatArray
+from models.frontend import FloatArray
 
 Rank = Literal["mean", "peak"]
 OpinionMode = Literal["auto", "always", "never"]
 Why = Literal["sampled", "unsure", "requested", "not_needed", "declined", "unavailable"]
 
 TOP_K = 5
-THRESHOLD = 0.3
+THRESHOLD = 0.3  # where neither the caller nor the model has one
+NOT_HEARD = -1.0  # below every score and every threshold
 MAX_TOP_K = 1000
 MIN_HOP_S, MAX_HOP_S = 0.05, 10.0
 
@@ -30,9 +31,13 @@ class Options(BaseModel):
 
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="how many labels")] = TOP_K
     threshold: Annotated[
-        float,
-        Field(ge=0, le=1, description="events are runs of patches that score at or above it"),
-    ] = THRESHOLD
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description=f"events are runs of patches that score at or above it; each label's own by default, or {THRESHOLD:g}",
+        ),
+    ] = None
     rank: Annotated[Rank, Field(description="order labels by their mean over patches or by their peak")] = "mean"
     hop_s: Annotated[
         float | None,
@@ -123,27 +128,30 @@ def list_labels(scores: FloatArray, labels: tuple[Label, ...], options: Options)
     ]
 
 
-def _event(run: Run, labels: tuple[Label, ...], hop_s: float, duration_s: float) -> Event:
-    label = labels[run.class_index]
+def _event(run: Run, bundle: Bundle, hop_s: float, duration_s: float) -> Event:
+    label = bundle.labels[run.class_index]
     start_s = min(run.first * hop_s, duration_s)
-    end_s = min(run.last * hop_s + PATCH_S, duration_s)
+    end_s = min(run.last * hop_s + bundle.card.front_end.patch_s, duration_s)
     return Event(
         label=label.name, mid=label.mid, start_s=round(start_s, 3), end_s=round(end_s, 3), score=_rounded(run.score)
     )
 
 
-def list_events(scored: Scored, labels: tuple[Label, ...], threshold: float, duration_s: float) -> list[Event]:
-    """Scores [P, C] -> events in order of time."""
-    return [_event(run, labels, scored.hop_s, duration_s) for run in find_runs(scored.scores, threshold)]
+def list_events(scored: Scored, bundle: Bundle, threshold: float | None, duration_s: float) -> list[Event]:
+    """Scores [P, C] -> events in order of time. Without a threshold each label's own counts, where the model has them."""
+    own = bundle.card.thresholds or THRESHOLD
+    thresholds = np.asarray(own if threshold is None else threshold, np.float32)
+    heard = np.where(scored.scores >= thresholds, scored.scores, np.float32(NOT_HEARD))
+    return [_event(run, bundle, scored.hop_s, duration_s) for run in find_runs(heard, 0.0)]
 
 
-def _timeline(scored: Scored, labels: tuple[Label, ...], named: set[str]) -> Timeline:
-    peak = scored.scores.max(axis=0)
+def _timeline(scored: Scored, bundle: Bundle, named: set[str]) -> Timeline:
+    labels, peak = bundle.labels, scored.scores.max(axis=0)
     columns = sorted((c for c, label in enumerate(labels) if label.name in named), key=lambda c: -peak[c])
     return Timeline(
         labels=[labels[c].name for c in columns],
         start_s=[round(patch * scored.hop_s, 3) for patch in range(len(scored.scores))],
-        length_s=PATCH_S,
+        length_s=bundle.card.front_end.patch_s,
         scores=np.round(scored.scores[:, columns].astype(np.float64), 6).tolist(),
     )
 
@@ -158,7 +166,7 @@ def compose_answer(
 ) -> Answer:
     """One network's scores -> the answer, without a second opinion (the caller adds it)."""
     labels = list_labels(scored.scores, bundle.labels, options)
-    events = list_events(scored, bundle.labels, options.threshold, duration_s)
+    events = list_events(scored, bundle, options.threshold, duration_s)
     named = {label.label for label in labels} | {event.label for event in events}
     return Answer(
         request_id=request_id,
@@ -168,7 +176,7 @@ def compose_answer(
         events=events,
         second_opinion=SecondOpinion(asked=False, why="not_needed"),
         warnings=list(warnings),
-        timeline=_timeline(scored, bundle.labels, named) if options.timeline else None,
+        timeline=_timeline(scored, bundle, named) if options.timeline else None,
     )
 
 

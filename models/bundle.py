@@ -2,8 +2,8 @@
 
     card.json   labels.csv   int8.onnx and/or float.onnx
 
-A graph takes "patches" [P, 96, 64] float32 log-mel and gives "scores" [P, C] and "embeddings" [P, D]. Training writes bundles, the
-runtime, the service and the exporter read them. Knows nothing of networks, Ray or HTTP.
+A graph takes "patches" [P, frames, 64] float32 log-mel (96 frames, unless the card says more) and gives "scores" [P, C] and "embeddings"
+[P, D]. Training writes bundles, the runtime, the service and the exporter read them. Knows nothing of networks, Ray or HTTP.
 """
 
 import csv
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import WeightsCorrupt, WeightsMissing
-from models.frontend import PATCH_FRAMES, PATCH_HOP_S, YAMNET_OFFSET
+from models.frontend import HOP_SAMPLES, PATCH_FRAMES, PATCH_HOP_S, SAMPLE_RATE_HZ, YAMNET_OFFSET
 
 CARD = "card.json"
 LABELS = "labels.csv"
@@ -36,10 +36,15 @@ class FrontEnd(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     log_offset: float = YAMNET_OFFSET
-    hop_s: float = PATCH_HOP_S
+    hop_s: float = Field(PATCH_HOP_S, gt=0)
     frames: int = Field(
         PATCH_FRAMES, ge=1, description="a patch's length: 96; more where a network hears longer windows"
     )
+
+    @property
+    def patch_s(self) -> float:
+        """A patch's length in seconds."""
+        return self.frames * HOP_SAMPLES / SAMPLE_RATE_HZ
 
 
 class Card(BaseModel):
@@ -86,6 +91,11 @@ class Bundle:
     card: Card
     labels: tuple[Label, ...]
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The labels' display names."""
+        return frozenset(label.name for label in self.labels)
+
     def graph(self, precision: Precision) -> Path:
         """The graph's file in the wanted precision, or in the only one there is."""
         name = self.card.graphs.get(precision) or next(iter(self.card.graphs.values()))
@@ -123,7 +133,10 @@ def load_bundle(path: Path) -> Bundle:
     unpinned = {LABELS, *card.graphs.values()} - set(card.files_sha256)
     if unpinned or not card.graphs:
         raise WeightsCorrupt(f"{path / CARD}: no SHA-256 for {', '.join(sorted(unpinned)) or 'any graph'}")
-    return Bundle(path, card, read_labels(path / LABELS))
+    labels = read_labels(path / LABELS)
+    if card.thresholds is not None and len(card.thresholds) != len(labels):
+        raise WeightsCorrupt(f"{path / CARD}: {len(card.thresholds)} thresholds, {LABELS} names {len(labels)} labels")
+    return Bundle(path, card, labels)
 
 
 def read_labels(path: Path) -> tuple[Label, ...]:

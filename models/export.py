@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+ROWS = "rows_of_items"  # a composed graph's embeddings [P, T, D], which its head takes
+
+
 def export_module(module: "nn.Module", shape: tuple[int, ...], opset: int = OPSET) -> onnx.ModelProto:
     """A torch network for features of a shape -> "features" [N, *shape] float32 -> "logits" [N, C]; N is free.
 
@@ -130,7 +133,7 @@ def _windows(graph: GraphBuilder, rows: int, hop_frames: int) -> str:
 def _mean_over_rows(graph: GraphBuilder, rows: str, count: int, width: int) -> str:
     """Rows [P * count, D] -> [P, count, D], whose mean [P, D] becomes "embeddings"."""
     shape = graph.constant("rows_shape", np.array([-1, count, width], np.int64))
-    items = graph.node("Reshape", [rows, shape], "rows_of_items")
+    items = graph.node("Reshape", [rows, shape], ROWS)
     graph.node("ReduceMean", [items], "embeddings", axes=[1], keepdims=0)
     return items
 

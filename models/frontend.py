@@ -145,19 +145,21 @@ def hop_frames(hop_s: float) -> int:
     return max(1, round(hop_s / HOP_S))
 
 
-def patch_count(frames: int, hop: int) -> int:
-    """How many patches cover a sound of so many frames, `hop` frames apart; at least one."""
-    return 1 + math.ceil(max(frames - TAIL_FRAMES - PATCH_FRAMES, 0) / hop)
+def patch_count(frames: int, hop: int, length: int = PATCH_FRAMES) -> int:
+    """How many patches of `length` frames cover a sound of so many frames, `hop` frames apart; at least one."""
+    return 1 + math.ceil(max(frames - TAIL_FRAMES - length, 0) / hop)
 
 
-def split_patches(frames: FloatArray, hop: int, offset: float, count: int | None = None) -> FloatArray:
-    """Log-mel [F, 64] -> its first `count` patches [P, 96, 64] (all, by default), `hop` frames apart.
+def split_patches(
+    frames: FloatArray, hop: int, offset: float, count: int | None = None, length: int = PATCH_FRAMES
+) -> FloatArray:
+    """Log-mel [F, 64] -> its first `count` patches [P, length, 64] (all, by default), `hop` frames apart.
 
     Where the frames end before the last patch does, silence follows: log(offset).
     """
-    count = count or patch_count(len(frames), hop)
-    missing = (count - 1) * hop + PATCH_FRAMES - len(frames)
+    count = count or patch_count(len(frames), hop, length)
+    missing = (count - 1) * hop + length - len(frames)
     if missing > 0:
         silence = np.full((missing, MEL_BANDS), np.log(np.float32(offset)), np.float32)
         frames = np.concatenate([frames, silence])
-    return sliding_window_view(frames, PATCH_FRAMES, axis=0)[::hop][:count].transpose(0, 2, 1)
+    return sliding_window_view(frames, length, axis=0)[::hop][:count].transpose(0, 2, 1)

@@ -17,6 +17,7 @@ from models.reliability import measure_reliability
 
 MAX_CLASSES_COUNTED, MAX_CLASSES_NAMED = 16, 30  # more of them are drawn without counts, without names
 MAX_CURVES_NAMED = 8
+MAX_LEVEL_NAMES = 6  # below parallel axes; more of them are turned
 MAX_STEPS = 7  # different numbers that stand at equal distances on an axis
 LINES = ("#f9a03f", "#6fb7ff", "#e05a8a", "#8bd17c", "#c9a0ff", "#5fd4c8", "#fcf3b4", "#9aa3b8")
 WIDE_RANGE = 30  # settings whose values differ more than so many times have a logarithmic axis
@@ -94,16 +95,18 @@ def draw_learning_curves(curves: Mapping[str, Sequence[float]], quantity: str) -
     return to_png(figure)
 
 
-def draw_parallel_coordinates(settings: Sequence[Mapping[str, Value]], values: Sequence[float], quantity: str) -> bytes:
+def draw_parallel_coordinates(
+    settings: Sequence[Mapping[str, Value]], values: Sequence[float], quantity: str, *, more_is_better: bool = True
+) -> bytes:
     """Trials with their settings and what they reached -> PNG: a line for each trial through one axis per setting, and the result last.
 
-    The better ones are brighter and lie in front, whichever direction is better: give values of which more is better.
+    The better ones are brighter and lie in front. Settings that are the same in all trials are left out.
     """
     names = [name for name in dict.fromkeys(name for row in settings for name in row) if _differs(settings, name)]
     axes_of = [_Axis([row.get(name) for row in settings]) for name in names] + [_Axis(list(values))]
     places = np.stack([axis.places for axis in axes_of], axis=1)
     figure, (axes,) = open_panels(3.8)
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values if more_is_better else np.negative(values), kind="stable")
     ranks = np.empty(len(values))
     ranks[order] = np.linspace(0.25, 1, len(values))
     for trial in order:
@@ -118,7 +121,9 @@ def draw_parallel_coordinates(settings: Sequence[Mapping[str, Value]], values: S
                 text, (number, place), (4, 0), textcoords="offset points", va="center", color=INK, size=SMALL_PT - 1,
                 bbox={"facecolor": PANEL, "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
             )  # fmt: skip
-    axes.set_xticks(range(len(axes_of)), [shorten(name, 14) for name in [*names, quantity]], size=SMALL_PT)
+    axes.set_xticks(range(len(axes_of)), [shorten(name, 16) for name in [*names, quantity]], size=SMALL_PT)
+    if len(axes_of) > MAX_LEVEL_NAMES:
+        axes.tick_params(axis="x", labelrotation=20)
     axes.set_yticks([])
     axes.set_xlim(-0.2, len(axes_of) - 0.45)
     axes.set_ylim(-0.05, 1.05)
@@ -152,7 +157,7 @@ def _place_numbers(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], li
 
 
 def _differs(settings: Sequence[Mapping[str, Value]], name: str) -> bool:
-    return len({row.get(name) for row in settings}) > 1
+    return len({row[name] for row in settings if name in row}) > 1
 
 
 def _grid(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""Runs a network: patches [P, 96, 64] -> scores [P, C], embeddings [P, D]. One interface over ONNX Runtime and torch.
+"""Runs a network: patches [P, frames, 64] -> scores [P, C], embeddings [P, D]. One interface over ONNX Runtime and torch.
 
 ONNX Runtime serves on CPUs (int8) and, where its providers are installed, on CUDA and TensorRT (float32); torch serves on CUDA where only
 torch is there. On a CPU one process uses one thread: a process per core is the fastest layout (measured). Knows nothing of labels.
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import onnxruntime
 
-from models.bundle import Bundle, Precision
+from models.bundle import Bundle, FrontEnd, Precision
 from models.errors import BadOption, WeightsCorrupt
-from models.frontend import MEL_BANDS, PATCH_FRAMES, FloatArray
+from models.frontend import MEL_BANDS, FloatArray
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +86,7 @@ class OnnxNetwork:
             raise WeightsCorrupt(f"the graph does not load: {error}") from error
 
     def __call__(self, patches: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Patches [P, 96, 64] -> scores [P, C], embeddings [P, D]."""
+        """Patches [P, frames, 64] -> scores [P, C], embeddings [P, D]."""
         scores, embeddings = self._session.run(["scores", "embeddings"], {"patches": np.ascontiguousarray(patches)})
         return scores, embeddings
 
@@ -102,13 +102,18 @@ class TorchNetwork:
         self._module = module.eval().to(self._device)
 
     def __call__(self, patches: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Patches [P, 96, 64] -> scores [P, C], embeddings [P, D]."""
+        """Patches [P, frames, 64] -> scores [P, C], embeddings [P, D]."""
         with self._torch.inference_mode():
             batch = self._torch.from_numpy(np.ascontiguousarray(patches)).to(self._device)
             scores, embeddings = self._module(batch)
         return scores.cpu().numpy(), embeddings.cpu().numpy()
 
 
-def warm_up(network: Network) -> None:
-    """Runs one patch of silence, so that the first caller does not wait for memory and kernels."""
-    network(np.zeros((1, PATCH_FRAMES, MEL_BANDS), np.float32))
+def trial_patch(front_end: FrontEnd) -> FloatArray:
+    """A patch of zeros [1, frames, 64], to try a network with."""
+    return np.zeros((1, front_end.frames, MEL_BANDS), np.float32)
+
+
+def warm_up(network: Network, front_end: FrontEnd) -> None:
+    """Runs one patch, so that the first caller does not wait for memory and kernels."""
+    network(trial_patch(front_end))

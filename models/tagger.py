@@ -27,7 +27,6 @@ from models.bundle import Bundle
 from models.errors import AudioNotFinite
 from models.frontend import (
     MEL_BANDS,
-    PATCH_FRAMES,
     TAIL_FRAMES,
     YAMNET_OFFSET,
     FloatArray,
@@ -88,9 +87,10 @@ class Scorer:
         return hop_frames(options.hop_s or self.bundle.card.front_end.hop_s) / 100
 
     def patches(self, frames: FloatArray, hop_s: float, count: int | None = None) -> FloatArray:
-        """Log-mel [F, 64] with YAMNet's offset -> this network's first `count` patches [P, 96, 64], or all."""
-        offset = self.bundle.card.front_end.log_offset
-        return split_patches(with_offset(frames, YAMNET_OFFSET, offset), hop_frames(hop_s), offset, count)
+        """Log-mel [F, 64] with YAMNet's offset -> this network's first `count` patches [P, frames, 64], or all."""
+        front_end = self.bundle.card.front_end
+        own = with_offset(frames, YAMNET_OFFSET, front_end.log_offset)
+        return split_patches(own, hop_frames(hop_s), front_end.log_offset, count, front_end.frames)
 
     def score(self, blocks: Iterable[FloatArray], hop_s: float) -> Scored:
         """Log-mel in blocks [f, 64] -> scores [P, C]; memory does not grow but with the scores."""
@@ -102,9 +102,9 @@ class Scorer:
         return np.concatenate([self.network(batch)[1] for batch in self._batches(blocks, hop_s)])
 
     def _batches(self, blocks: Iterable[FloatArray], hop_s: float) -> Iterator[FloatArray]:
-        """Patches [p, 96, 64], p <= BATCH_PATCHES, over frames that come in blocks."""
+        """Patches [p, frames, 64], p <= BATCH_PATCHES, over frames that come in blocks."""
         hop = hop_frames(hop_s)
-        batch = max((BATCH_PATCHES - 1) * hop + PATCH_FRAMES, BATCH_PATCHES * hop)
+        batch = max((BATCH_PATCHES - 1) * hop + self.bundle.card.front_end.frames, BATCH_PATCHES * hop)
         frames = np.empty((0, MEL_BANDS), np.float32)
         waiting: list[FloatArray] = []
         for block in blocks:

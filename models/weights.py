@@ -1,113 +1,31 @@
-"""The weights that Earshot knows: where they come from, what their hashes are, where they are looked for.
+"""Where weights and models are looked for, and how what is missing is fetched.
 
 Order of look-up: the path the user gave, the weights folder (EARSHOT_WEIGHTS), the user's cache, a download from the official address,
-the weights bundled with the program (none yet). A file with another hash is refused. Knows nothing of Ray, HTTP or the environment.
+and where the user named no place of their own, the starter weights in the repository. A file with another hash is refused. Knows nothing
+of Ray, HTTP or the environment.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
 
-from models.bundle import (
-    CARD,
-    Bundle,
-    FrontEnd,
-    Label,
-    Precision,
-    check_sha256,
-    load_bundle,
-    read_labels,
-    save_bundle,
-    sha256_of,
-)
-from models.errors import BadOption, EarshotError, WeightsCorrupt, WeightsMissing
-from models.frontend import PATCH_S, VGGISH_OFFSET
-from models.layout import EMBEDDING_SIZE
+from models.bundle import CARD, Bundle, check_sha256, load_bundle
+from models.errors import BadOption, WeightsMissing
+from models.frontend import PATCH_FRAMES, PATCH_S
+from models.published import Weights, build_vggish_bundle, build_yamnet_bundle, known
 
-YAMNET_TFLITE = "yamnet.tflite"
-YAMNET_CLASSES = "yamnet_class_map.csv"
 HEAD = "vggish-head"
-GRAPH_REVISION = 1  # of the graphs built from the weights: raise it when models/yamnet_onnx.py builds them differently
+EMBEDDERS = {"yamnet": "YAMNet", "vggish": "VGGish"}
+STARTER = Path(__file__).resolve().parent / "starter"
+STARTER_TAGGER, STARTER_HEAD = "yamnet", "vggish-slim"  # its folders
+BRIEF_S = 15.0  # for a download that nothing may wait long for, because starter weights can stand in
 
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """One file: its name, its SHA-256 (or the first digits, where only those are published) and its official addresses."""
-
-    name: str
-    sha256: str
-    urls: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One set of weights."""
-
-    name: str
-    version: str
-    files: tuple[WeightsFile, ...]
-    licence: str
-    knows: str
-    accuracy: str | None = None
-
-
-TABLE = {
-    weights.name: weights
-    for weights in (
-        Weights(
-            name="yamnet",
-            version="tflite-1",
-            files=(
-                WeightsFile(
-                    YAMNET_TFLITE,
-                    "10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de",
-                    (
-                        "https://storage.googleapis.com/mediapipe-assets/yamnet_audio_classifier_with_metadata.tflite",
-                        "https://storage.googleapis.com/download.tensorflow.org/models/tflite/task_library/audio_classification/rpi/lite-model_yamnet_classification_tflite_1.tflite",
-                    ),
-                ),
-                WeightsFile(
-                    YAMNET_CLASSES,
-                    "cdf24d193e196d9e95912a2667051ae203e92a2ba09449218ccb40ef787c6df2",
-                    (
-                        "https://raw.githubusercontent.com/tensorflow/models/master/research/audioset/yamnet/yamnet_class_map.csv",
-                    ),
-                ),
-            ),
-            licence="Apache-2.0",
-            knows="521 AudioSet classes",
-            accuracy="AudioSet mAP 0.306 (Google's figure); ESC-10 zero-shot 97.5 %",
-        ),
-        Weights(
-            name="vggish",
-            version="torchvggish-0.1",
-            files=(
-                WeightsFile(
-                    "vggish.pth",
-                    "10086976",  # the eight digits in the published file's own name
-                    ("https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",),
-                ),
-            ),
-            licence="Apache-2.0",
-            knows="128-d audio embeddings, for training heads",
-        ),
-        Weights(
-            name="vggish-pca",
-            version="1",
-            files=(
-                WeightsFile(
-                    "vggish_pca_params.npz",
-                    "4d878af3e306defbfb37095365aa7e5a6cecb86bad13e859e626151c4e6a8b9d",
-                    ("https://storage.googleapis.com/audioset/vggish_pca_params.npz",),
-                ),
-            ),
-            licence="Apache-2.0",
-            knows="the PCA that turns VGGish embeddings into AudioSet's 128 x uint8 features",
-        ),
-    )
-}
+logger = logging.getLogger("earshot")
 
 
 def default_cache() -> Path:
@@ -117,12 +35,13 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class Places:
-    """Where weights are looked for, in this order: `explicit`, `folder`, `cache`, then a download into `cache`."""
+    """Where weights are looked for, in this order: `explicit`, `folder`, `cache`, a download into `cache`, `starter`."""
 
     explicit: Path | None = None
     folder: Path | None = None
     cache: Path = field(default_factory=default_cache)
     download: bool = True
+    starter: Path | None = STARTER
 
     def folders(self, name: str) -> Iterator[Path]:
         """The folders that may hold the named weights, in the order of look-up."""
@@ -135,7 +54,7 @@ class Places:
         yield self.cache / name
 
 
-def find_weights(name: str, places: Places) -> Path:
+def find_weights(name: str, places: Places, *, briefly: bool = False) -> Path:
     """The folder that holds all of the named weights' files, hashes checked; downloads them when they are nowhere.
 
     Raises WeightsMissing (saying what to do), WeightsCorrupt.
@@ -150,14 +69,7 @@ def find_weights(name: str, places: Places) -> Path:
         raise WeightsMissing(f"{places.explicit} holds neither {CARD} nor {names}")
     if not places.download:
         raise WeightsMissing(_how_to_get(name, places, "downloads are off"))
-    return fetch_weights(name, places)
-
-
-def known(name: str) -> Weights:
-    """The table's entry. Raises BadOption naming the entries there are."""
-    if name not in TABLE:
-        raise BadOption(f"no weights named {name!r}; there are: {', '.join(TABLE)}")
-    return TABLE[name]
+    return fetch_weights(name, places, briefly=briefly)
 
 
 def verify_weights(weights: Weights, folder: Path) -> None:
@@ -166,37 +78,26 @@ def verify_weights(weights: Weights, folder: Path) -> None:
         check_sha256(folder / file.name, file.sha256)
 
 
-def fetch_weights(name: str, places: Places) -> Path:
-    """Downloads the named weights into the cache: progress bar, hash checked, moved into place when whole. Gives the folder."""
+def fetch_weights(name: str, places: Places, *, briefly: bool = False) -> Path:
+    """Downloads the named weights into the cache, hash checked. Gives the folder.
+
+    `briefly` gives up within seconds where the network does not answer, and after BRIEF_S where it is slow. Raises WeightsMissing.
+    """
+    from models.download import download, is_reachable  # slow to import, and a download is rare
+
     weights = known(name)
     folder = places.cache / name
-    for file in weights.files:
-        if not (folder / file.name).is_file():
-            _download(file, folder, lambda reason: _how_to_get(name, places, reason))
-        check_sha256(folder / file.name, file.sha256)
+    missing = [file for file in weights.files if not (folder / file.name).is_file()]
+    until_s = time.monotonic() + BRIEF_S if briefly else math.inf
+    try:
+        if briefly and not all(is_reachable(file.urls[0]) for file in missing):
+            raise WeightsMissing("the network does not answer")
+        for file in missing:
+            download(file.name, file.sha256, file.urls, folder, until_s)
+    except WeightsMissing as error:
+        raise WeightsMissing(_how_to_get(name, places, str(error))) from error
+    verify_weights(weights, folder)
     return folder
-
-
-def _download(file: WeightsFile, folder: Path, advice: Callable[[str], str]) -> None:
-    """One file from the first of its addresses that answers; a broken download leaves nothing behind and starts afresh."""
-    import pooch  # its import is slow, and a download rare
-
-    pooch.get_logger().setLevel("WARNING")
-    pinned = f"sha256:{file.sha256}" if len(file.sha256) == 64 else None
-    for url in file.urls:
-        try:
-            fetcher = pooch.HTTPDownloader(progressbar=True, timeout=20)
-            pooch.retrieve(url, pinned, fname=file.name, path=folder, downloader=fetcher)
-            check_sha256(folder / file.name, file.sha256)
-            return
-        except WeightsCorrupt as error:  # only the first digits are published, and these are others
-            (folder / file.name).unlink()
-            reason = str(error)
-        except OSError as error:  # requests' errors are OSErrors
-            reason = f"{url.split('/')[2]} cannot be reached ({type(error).__name__})"
-        except ValueError as error:  # pooch's word for a wrong hash; it holds both
-            reason = str(error)
-    raise WeightsMissing(advice(reason))
 
 
 def _how_to_get(name: str, places: Places, reason: str) -> str:
@@ -211,90 +112,100 @@ def _how_to_get(name: str, places: Places, reason: str) -> str:
 
 
 def find_tagger(places: Places) -> Bundle:
-    """The bundle to serve: the explicit folder's own, or the one built (once, then cached) from YAMNet's official weights."""
+    """The bundle to serve: the explicit folder's own, the one built (once, then cached) from YAMNet's official weights, the starter's.
+
+    Raises WeightsMissing, WeightsCorrupt, and BadOption for a model that cannot be served.
+    """
     for folder in places.folders("yamnet"):
         if (folder / CARD).is_file():
-            return load_bundle(folder)
-    return build_yamnet_bundle(find_weights("yamnet", places), places.cache)
+            return load_servable(folder)
+    starter = _stand_in(STARTER_TAGGER, places)
+    try:
+        folder = find_weights("yamnet", places, briefly=starter is not None)
+    except WeightsMissing:
+        if starter is None:
+            raise
+        return starter
+    return build_yamnet_bundle(folder, places.cache)
 
 
-def find_head(places: Places) -> Bundle | None:
-    """The second opinion's bundle: the explicit folder's, or the one in a folder named vggish-head; None where there is none."""
+def find_head(places: Places, tagger: Bundle | None = None) -> Bundle | None:
+    """The second opinion's bundle: the explicit folder's, the one in a folder named vggish-head, the starter's; None where there is none.
+
+    The starter's speaks only beside a tagger that knows all its labels: any other it could do nothing but contradict.
+    """
     if places.explicit:
-        return load_bundle(places.explicit)
-    folders = [folder for folder in places.folders(HEAD) if folder.name == HEAD and (folder / CARD).is_file()]
-    return load_bundle(folders[0]) if folders else None
+        return load_servable(places.explicit)
+    for folder in places.folders(HEAD):
+        if folder.name == HEAD and (folder / CARD).is_file():
+            return load_servable(folder)
+    starter = find_starter(STARTER_HEAD, places) if tagger else None
+    return starter if starter and tagger and starter.names <= tagger.names else None
 
 
-def build_yamnet_bundle(folder: Path, cache: Path) -> Bundle:
-    """Google's TFLite file and class map -> a bundle with both graphs, in the cache; the one there, if it is there."""
-    weights = known("yamnet")
-    sha256 = weights.files[0].sha256
-    target = cache / "graphs" / f"yamnet-{sha256[:12]}-r{GRAPH_REVISION}"
-    if (target / CARD).is_file():
-        try:
-            return load_bundle(target)
-        except EarshotError:
-            for file in target.iterdir():
-                file.unlink()
-    from models.tflite import load_yamnet_arrays  # rarely needed: the graphs are cached
-    from models.yamnet_onnx import build_yamnet_float, build_yamnet_int8
+def load_servable(folder: Path) -> Bundle:
+    """A bundle that hears sound. Raises as load_bundle, and BadOption for one whose graph takes the features of a data set."""
+    bundle = load_bundle(folder)
+    if bundle.card.takes == "features":
+        raise BadOption(
+            f"{folder}: {bundle.card.architecture or bundle.card.name} takes the features that `earshot featurize` made, and cannot be "
+            "served: serve a model trained on logmel features, or on embeddings of a network whose weights are here"
+        )
+    return bundle
 
-    arrays = load_yamnet_arrays((folder / YAMNET_TFLITE).read_bytes())
-    graphs: dict[Precision, bytes] = {
-        "int8": build_yamnet_int8(arrays).SerializeToString(),
-        "float": build_yamnet_float(arrays.float_state()).SerializeToString(),
-    }
-    return save_bundle(
-        target,
-        graphs,
-        read_labels(folder / YAMNET_CLASSES),
-        name=weights.name,
-        version=weights.version,
-        front_end=FrontEnd(),
-        weights_sha256=sha256,
-        licence=weights.licence,
-        source=weights.files[0].urls[0],
-        accuracy=weights.accuracy,
-    )
+
+def find_starter(name: str, places: Places) -> Bundle | None:
+    """A bundle of the starter weights; None where they are not there."""
+    folder = places.starter / name if places.starter else None
+    return load_bundle(folder) if folder and (folder / CARD).is_file() else None
+
+
+def list_starters(places: Places) -> list[Bundle]:
+    """Every bundle of the starter weights that is there."""
+    return [starter for name in (STARTER_TAGGER, STARTER_HEAD) if (starter := find_starter(name, places))]
+
+
+def _stand_in(name: str, places: Places) -> Bundle | None:
+    """Starter weights, unless the user named a place: what is missing there is an error."""
+    return None if places.explicit or places.folder else find_starter(name, places)
+
+
+def starter_notice(sounds: int, instead_of: str = "YAMNet") -> str:
+    """What a person must know of starter weights."""
+    fetch = f"earshot weights fetch {instead_of.lower()}"
+    return f"Starter weights: knows {sounds} sounds, for trying out. Real {instead_of}: {fetch}"
+
+
+def warn_of_starter(bundle: Bundle, instead_of: str = "YAMNet") -> Bundle:
+    """Says in the log where a bundle's weights are only starter weights; gives the bundle."""
+    if bundle.card.starter:
+        logger.warning(starter_notice(len(bundle.labels), instead_of))
+    return bundle
 
 
 def find_embedder(network: str, places: Places, head_places: Places) -> Bundle:
     """The bundle whose embeddings are wanted: YAMNet's, or VGGish's (a head's own, or the one built from the published weights).
 
-    Raises BadOption, WeightsMissing, WeightsCorrupt.
+    Where those cannot be had the starter's; features and models say by its SHA-256 which it was. Raises BadOption, WeightsMissing,
+    WeightsCorrupt.
     """
-    if network == "yamnet":
-        return find_tagger(places)
-    if network != "vggish":
-        raise BadOption(f"no network named {network!r}; there are: yamnet, vggish")
-    head = find_head(head_places)
-    return head or build_vggish_bundle(find_weights("vggish", places), places.cache)
+    if network not in EMBEDDERS:
+        raise BadOption(f"no network named {network!r}; there are: {', '.join(EMBEDDERS)}")
+    full_name = EMBEDDERS[network]
+    bundle = find_tagger(places) if network == "yamnet" else find_head(head_places) or _find_vggish(places)
+    if bundle.card.front_end.frames != PATCH_FRAMES:
+        raise BadOption(
+            f"{bundle.path}: it hears windows of {bundle.card.front_end.patch_s:g} s, and embeddings are made of patches of {PATCH_S:g} s: "
+            f"name a folder with {full_name}'s own weights"
+        )
+    return warn_of_starter(bundle, full_name)
 
 
-def build_vggish_bundle(folder: Path, cache: Path) -> Bundle:
-    """The published VGGish weights -> a bundle without classes, in the cache; the one there, if it is there. Needs torch, once."""
-    weights = known("vggish")
-    sha256 = sha256_of(folder / weights.files[0].name)
-    target = cache / "graphs" / f"vggish-{sha256[:12]}-r{GRAPH_REVISION}"
-    if (target / CARD).is_file():
-        return load_bundle(target)
+def _find_vggish(places: Places) -> Bundle:
     try:
-        from models.vggish import load_vggish
-    except ImportError as error:
-        raise WeightsMissing("reading VGGish's published weights needs torch: run `make setup` once") from error
-    from models.vggish_onnx import build_vggish_graph
-
-    arrays = {name: tensor.numpy() for name, tensor in load_vggish(folder / weights.files[0].name).state_dict().items()}
-    graph = build_vggish_graph(arrays, multi_label=True, head=False)
-    return save_bundle(
-        target,
-        {"float": graph.SerializeToString()},
-        tuple(Label(f"embedding {number}", "") for number in range(EMBEDDING_SIZE)),
-        name=weights.name,
-        version=weights.version,
-        front_end=FrontEnd(log_offset=VGGISH_OFFSET, hop_s=PATCH_S),
-        weights_sha256=sha256,
-        licence=weights.licence,
-        source=weights.files[0].urls[0],
-    )
+        folder = find_weights("vggish", places)
+    except WeightsMissing:
+        if starter := _stand_in(STARTER_HEAD, places):
+            return starter
+        raise
+    return build_vggish_bundle(folder, places.cache)

@@ -19,10 +19,10 @@ from models.answer import Options, Scored, compose_answer
 from models.audio import AudioReader
 from models.errors import AudioTooShort, BadInput, BadOption, rejection
 from models.features import BLOCKS, Made, open_parts
-from models.frontend import FRAME_REST_S, PATCH_S
+from models.frontend import FRAME_REST_S
 from models.storage import Store
 from models.tagger import read_frames
-from models.weights import find_tagger
+from models.weights import find_tagger, warn_of_starter
 from pipelines.bulk import Row
 from pipelines.extractors import LOG_MEL, load_scorer
 
@@ -106,11 +106,15 @@ class PartWork:
         scorer = load_scorer(self.answers.bundle)
         hop_s = scorer.hop_s(self.answers.options)
         end_s = item["end_s"]
-        read_to_s = None if end_s is None else end_s + PATCH_S - hop_s + FRAME_REST_S
+        beyond_s = max(scorer.bundle.card.front_end.patch_s - hop_s, 0.0) + FRAME_REST_S  # of the part's last patch
+        read_to_s = None if end_s is None else end_s + beyond_s
         reader = AudioReader(source, start_s=item["start_s"], end_s=read_to_s)
         row: Row = {"part": item["part"], "scores": b"", "error": None, "message": None}
         try:
-            row["scores"] = scorer.score(read_frames(reader), hop_s).scores.tobytes()
+            scores = scorer.score(read_frames(reader), hop_s).scores
+            row["scores"] = (
+                scores if end_s is None else scores[:PART_PATCHES]
+            ).tobytes()  # the next is the next part's
         except AudioTooShort:  # the file ends before its header says; the part in which it ends has a warning
             pass
         except BadInput as error:
@@ -157,7 +161,7 @@ def build_work(options: Options, settings: Settings) -> AnswerWork:
     """What to compute for `earshot classify --out`. Raises BadOption, WeightsMissing, WeightsCorrupt."""
     if options.second_opinion == "always":
         raise BadOption("--second-opinion always does not go with --out: ask the service, or classify without --out")
-    bundle = find_tagger(settings.places())
+    bundle = warn_of_starter(find_tagger(settings.places()))
     scorer = load_scorer(bundle.path)
     asked = options.model_dump(include={"top_k", "threshold", "rank", "timeline"})
     made = Made(

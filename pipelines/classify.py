@@ -11,7 +11,7 @@ from models.answer import Answer, Options
 from models.errors import BadInput, WrongPath
 from models.runtime import load_runtime
 from models.tagger import Scorer, Tagger
-from models.weights import find_head, find_tagger
+from models.weights import find_head, find_tagger, warn_of_starter
 
 SOUND_SUFFIXES = frozenset(
     [
@@ -63,7 +63,8 @@ def walk_sounds(paths: Iterable[Path]) -> Iterator[Path]:
 
 def classify_here(settings: Settings, options: Options) -> Classifier:
     """A classifier in this process. Raises WeightsMissing, WeightsCorrupt."""
-    bundle, head = find_tagger(settings.places()), find_head(settings.head_places())
+    bundle = warn_of_starter(find_tagger(settings.places()))
+    head = find_head(settings.head_places(), bundle)
     tagger = Tagger(
         Scorer(bundle, load_runtime(bundle)),
         Scorer(head, load_runtime(head)) if head else None,

@@ -15,7 +15,6 @@ from starlette.types import ASGIApp
 
 from models.answer import Answer, ModelName, Options
 from models.errors import EarshotError
-from models.frontend import PATCH_S
 from models.tagger import Sound
 from serve.gate import Gate, GateRules
 from serve.problems import HttpError, Problem, problem_response
@@ -147,7 +146,7 @@ def _add_sound_routes(app: FastAPI, listener: Listens, deadline_s: float) -> Non
             duration_s=round(sound.duration_s, 3),
             model=name,
             start_s=[round(patch * embedded.hop_s, 3) for patch in range(len(embedded.embeddings))],
-            length_s=PATCH_S,
+            length_s=embedded.patch_s,
             embeddings=embedded.embeddings.round(6).tolist(),
             warnings=list(sound.warnings),
         )

@@ -67,14 +67,14 @@ class RemoteStage:
                 await asyncio.sleep(pause_s)
 
 
-def _places(args: ServiceArgs) -> Places:
-    return Places(args.weights, args.weights_folder, args.cache or default_cache(), args.download)
-
-
 def _bundles(args: ServiceArgs) -> tuple[Bundle, Bundle | None]:
-    """YAMNet's bundle and, where there is one, the second opinion's. Raises WeightsMissing, WeightsCorrupt."""
-    places = _places(args)
-    head_places = Places(args.head, args.weights_folder, places.cache, download=False)
+    """The tagger and, where there is one, the second opinion. Raises as find_tagger and find_head.
+
+    Starter weights are served only by their path: of two nodes that look for themselves one might find others.
+    """
+    cache = args.cache or default_cache()
+    places = Places(args.weights, args.weights_folder, cache, args.download, starter=None)
+    head_places = Places(args.head, args.weights_folder, cache, download=False, starter=None)
     return find_tagger(places), find_head(head_places)
 
 
@@ -95,16 +95,8 @@ def describe_models(tagger: Bundle, head: Bundle | None) -> ModelsAnswer:
     """What /v1/models says."""
 
     def describe(bundle: Bundle, role: Literal["tagger", "second-opinion"]) -> ServedModel:
-        card = bundle.card
-        return ServedModel(
-            name=card.name,
-            version=card.version,
-            role=role,
-            labels=[label.name for label in bundle.labels],
-            weights_sha256=card.weights_sha256,
-            licence=card.licence,
-            accuracy=card.accuracy,
-        )
+        told = bundle.card.model_dump(include=set(ServedModel.model_fields))
+        return ServedModel(role=role, labels=[label.name for label in bundle.labels], **told)
 
     return ModelsAnswer(models=[describe(tagger, "tagger")] + ([describe(head, "second-opinion")] if head else []))
 

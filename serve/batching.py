@@ -54,7 +54,7 @@ class GreedyBatcher:
         self._observe = observe
 
     async def run(self, patches: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Patches [P, 96, 64] -> scores [P, C], embeddings [P, D]. Raises what the network raises."""
+        """Patches [P, frames, 64] -> scores [P, C], embeddings [P, D]. Raises what the network raises."""
         request = _Request(patches, asyncio.get_running_loop().create_future())
         self._queue.append(request)
         if self._drainer is None or self._drainer.done():

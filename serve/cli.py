@@ -19,7 +19,10 @@ def add_verbs(cli: typer.Typer, make_page: "Callable[[Settings], ASGIApp]") -> N
     def up(
         host: Annotated[str | None, typer.Option(help="address to listen on [default: 127.0.0.1]")] = None,
         port: Annotated[int | None, typer.Option(help="port to listen on [default: 8000]")] = None,
-        weights: Annotated[Path | None, typer.Option(help="folder with YAMNet's files, or a model folder")] = None,
+        weights: Annotated[
+            Path | None,
+            typer.Option("--model", "--weights", help="serve this model: its folder, or one with YAMNet's files"),
+        ] = None,
         head: Annotated[Path | None, typer.Option(help="model folder of the second opinion")] = None,
         ui: Annotated[bool | None, typer.Option("--ui/--no-ui", help="serve the page at /ui")] = None,
         placement: Annotated[str | None, typer.Option(help="fused | separate [default: fused]")] = None,

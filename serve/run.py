@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -19,8 +18,9 @@ from cluster.processes import listen_for_signals, record_service, stop_children
 from cluster.session import hushed, open_session, prepare_environment
 from cluster.settings import Settings
 from cluster.terminal import err, out
+from models.bundle import Bundle
 from models.errors import BadOption, EarshotError
-from models.weights import find_head, find_tagger
+from models.weights import find_head, find_tagger, starter_notice
 from serve.schemas import ServiceArgs, StageScaling
 
 READY_TIMEOUT_S = 120
@@ -28,8 +28,8 @@ REFUSALS = 64  # requests that a replica takes beyond its limit, to refuse them 
 QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 
-def service_args(settings: Settings) -> ServiceArgs:
-    """The settings of one machine -> the builder's arguments."""
+def service_args(settings: Settings, tagger: Bundle, head: Bundle | None) -> ServiceArgs:
+    """The settings of one machine, and the models that were found -> the builder's arguments."""
     stage = StageScaling(
         replicas=settings.replica_count if settings.placement == "fused" else settings.replicas or 1,
         num_cpus=0,  # one machine: the operating system shares the cores out
@@ -37,11 +37,10 @@ def service_args(settings: Settings) -> ServiceArgs:
         max_queued_requests=settings.max_in_flight + REFUSALS,
     )
     return ServiceArgs(
-        weights=_absolute(settings.weights_path),
-        weights_folder=_absolute(settings.weights),
-        head=_absolute(settings.head),
-        cache=_absolute(settings.cache),
-        download=False,  # done before anything starts
+        weights=tagger.path.resolve(),  # found once: a replica that starts later serves the same
+        head=head.path.resolve() if head else None,
+        cache=settings.cache.resolve(),
+        download=False,
         second_opinion_rate=settings.second_opinion_rate,
         unsure_below=settings.unsure_below,
         placement=settings.placement,
@@ -51,7 +50,7 @@ def service_args(settings: Settings) -> ServiceArgs:
         vggish_head=stage,
         api_keys=[key.get_secret_value() for key in settings.api_keys],
         cors_origins=list(settings.cors_origins),
-        access_log=_absolute(settings.access_log),
+        access_log=settings.access_log.resolve(),
         max_body_bytes=settings.max_body_bytes,
         max_duration_s=settings.max_duration_s,
         max_in_flight=settings.max_in_flight,
@@ -61,15 +60,11 @@ def service_args(settings: Settings) -> ServiceArgs:
     )
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return path.resolve() if path else None
-
-
 def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) -> None:
     """Starts everything, says where it is, and blocks until SIGINT or SIGTERM. Raises EarshotError's kinds before Ray starts."""
     check_port(settings.host, settings.port)
-    find_tagger(settings.places())
-    head = find_head(settings.head_places())
+    tagger = find_tagger(settings.places())
+    head = find_head(settings.head_places(), tagger)
     prepare_environment(settings)
     stop = threading.Event()
     listen_for_signals(stop)
@@ -80,9 +75,9 @@ def run_service(settings: Settings, make_page: Callable[[Settings], ASGIApp]) ->
             with open_session(settings), record_service(settings):
                 listen_for_signals(stop)  # again: Ray has set its own handlers
                 progress.update(step, description="starting the service")
-                _deploy_api(settings)
+                _deploy_api(settings, service_args(settings, tagger, head))
                 _wait_until_answered(f"{settings.url}/readyz", stop)
-                _announce(settings, head is not None)
+                _announce(settings, tagger, head)
                 if settings.ui and not stop.is_set():
                     progress.update(step, description="starting the page")
                     _deploy_page(settings, make_page)
@@ -117,7 +112,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=err, transient=True)
 
 
-def _deploy_api(settings: Settings) -> None:
+def _deploy_api(settings: Settings, args: ServiceArgs) -> None:
     """Starts Ray Serve's proxies and, while they come up, the API."""
     from ray import serve
     from ray.serve.config import HTTPOptions
@@ -129,7 +124,7 @@ def _deploy_api(settings: Settings) -> None:
     with ThreadPoolExecutor(1) as aside:
         proxies = aside.submit(serve.start, http_options=options, logging_config=QUIET)
         _wait_for_controller(proxies)
-        serve.run(build(service_args(settings)), name=APP_NAME, route_prefix="/", logging_config=QUIET)
+        serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=QUIET)
         proxies.result()
 
 
@@ -171,13 +166,16 @@ def _wait_until_answered(url: str, stop: threading.Event) -> None:
         stop.wait(0.1)
 
 
-def _announce(settings: Settings, has_head: bool) -> None:
+def _announce(settings: Settings, tagger: Bundle, head: Bundle | None) -> None:
+    card = tagger.card
+    opinion = f"{head.card.name} is asked when {card.name} is unsure" if head else "none: no head (--head)"
     out.print(f"Earshot listens on [bold]{settings.url}[/]   (Ctrl-C stops it)", highlight=False)
     out.print(f"  API       {settings.url}/docs", highlight=False)
     out.print(f"  try       curl -F file=@SOUND {settings.url}/v1/classify", highlight=False)
-    out.print(
-        f"  opinion   {'a second network is asked when YAMNet is unsure' if has_head else 'none: no head (--head)'}"
-    )
+    out.print(f"  model     {card.name} {card.version}, {len(tagger.labels)} labels", highlight=False, markup=False)
+    if card.starter:
+        out.print(f"  [yellow]note      {starter_notice(len(tagger.labels))}[/]", highlight=False, soft_wrap=True)
+    out.print(f"  opinion   {opinion}", highlight=False, markup=False)
     out.print(f"  log       {settings.access_log}", highlight=False, soft_wrap=True)
 
 

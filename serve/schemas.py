@@ -44,9 +44,14 @@ class ServedModel(BaseModel):
     version: str
     role: Literal["tagger", "second-opinion"]
     labels: list[str]
+    thresholds: list[float] | None = Field(description="per label, for events where the caller gives none")
+    architecture: str | None
     weights_sha256: str
     licence: str
     accuracy: str | None
+    metrics: dict[str, float]
+    agreement: dict[str, dict[str, float]] = Field(description="per export: how it agrees with torch on real clips")
+    starter: bool = Field(description="a stand-in for weights that cannot be had: it knows few sounds, for trying out")
 
 
 class ModelsAnswer(BaseModel):
@@ -78,7 +83,7 @@ class ServiceArgs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     # What to serve.
-    weights: Path | None = Field(None, description="a folder with YAMNet's files or a bundle; looked for when None")
+    weights: Path | None = Field(None, description="a model's folder, or one with YAMNet's files; looked for when None")
     weights_folder: Path | None = None
     head: Path | None = None
     cache: Path | None = None

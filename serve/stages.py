@@ -21,8 +21,8 @@ from models.answer import Answer, ModelName, Options, Scored, SecondOpinion, com
 from models.audio import AudioReader, Limits
 from models.bundle import Bundle, load_bundle
 from models.errors import EarshotError
-from models.frontend import MEL_BANDS, PATCH_FRAMES, FloatArray
-from models.runtime import Device, load_runtime, warm_up
+from models.frontend import FloatArray
+from models.runtime import Device, load_runtime, trial_patch, warm_up
 from models.tagger import Scorer, Sound, is_unsure, read_frames, second_opinion, why_ask
 from serve.batching import GreedyBatcher
 
@@ -47,10 +47,11 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings [P, D] of one sound, and the hop between the patches in seconds."""
+    """Embeddings [P, D] of one sound, the hop between the patches and their length in seconds."""
 
     embeddings: FloatArray
     hop_s: float
+    patch_s: float
 
 
 class Spectrogram:
@@ -111,8 +112,9 @@ class NetworkStage:
 
     def __init__(self, folder: Path, meter: Meter, device: Device = "auto") -> None:
         bundle = load_bundle(folder)
+        self._front_end = bundle.card.front_end
         self.scorer = Scorer(bundle, load_runtime(bundle, device))
-        warm_up(self.scorer.network)
+        warm_up(self.scorer.network, self._front_end)
         self._meter = meter
         self._batcher = GreedyBatcher(self.scorer.network, ThreadPoolExecutor(1, bundle.card.name), meter.times)
 
@@ -126,7 +128,7 @@ class NetworkStage:
         """Frames [F, 64] -> embeddings [P, D]."""
         hop_s = self.scorer.hop_s(options)
         _, embeddings = await self._run(frames, hop_s)
-        return Embedded(embeddings, hop_s)
+        return Embedded(embeddings, hop_s, self._front_end.patch_s)
 
     async def _run(self, frames: FloatArray, hop_s: float) -> tuple[FloatArray, FloatArray]:
         self._meter.request(len(frames) / 100)
@@ -138,7 +140,7 @@ class NetworkStage:
 
     async def check_ready(self) -> bool:
         """Does the network answer?"""
-        await self._batcher.run(np.zeros((1, PATCH_FRAMES, MEL_BANDS), np.float32))
+        await self._batcher.run(trial_patch(self._front_end))
         return True
 
 

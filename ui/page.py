@@ -11,9 +11,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cluster.client import EarshotClient, ServiceError
-from models.answer import THRESHOLD, TOP_K, Answer
+from models.answer import TOP_K, Answer
 from models.errors import BadInput
-from ui.render import NOTHING_YET, render_answer, render_error, render_models
+from ui.render import NOTHING_YET, render_answer, render_error, render_models, render_notice
 from ui.uploads import GuardedBlocks, read_stored
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
@@ -80,6 +80,7 @@ def build_page(client: EarshotClient, max_upload_bytes: int) -> gr.Blocks:
     page = GuardedBlocks(title="Earshot", analytics_enabled=False, delete_cache=(UPLOADS_KEPT_S, UPLOADS_KEPT_S))
     with page:
         gr.HTML(HEADER)
+        notice = gr.HTML(elem_id="es-notice")
         with gr.Row(elem_id="es-columns"):
             with gr.Column(scale=2, min_width=320, elem_id="es-input"):
                 chips = gr.Dataset(
@@ -115,7 +116,7 @@ def build_page(client: EarshotClient, max_upload_bytes: int) -> gr.Blocks:
             api_visibility="private",
             concurrency_limit=SOUNDS_AT_ONCE,
         ).then(None, js=SHOW_RESULT, api_visibility="private")
-        page.load(functools.partial(describe_service, client), None, foot, api_visibility="private")
+        page.load(functools.partial(describe_service, client), None, [notice, foot], api_visibility="private")
     return page.queue(max_size=SOUNDS_WAITING, api_open=False)
 
 
@@ -127,7 +128,7 @@ def _add_options() -> list[gr.components.Component]:
             gr.Radio(
                 ["mean", "peak"], value="mean", label="Order labels by", info="peak brings short sounds to the top"
             ),
-            gr.Slider(0.05, 0.95, THRESHOLD, step=0.05, label="Threshold of events"),
+            gr.Slider(0, 0.95, 0, step=0.05, label="Threshold of events", info="at 0 the model's own"),
             gr.Radio(["auto", "always", "never"], value="auto", label="Ask the second network"),
         ]
 
@@ -137,7 +138,7 @@ def hear(client: EarshotClient, sound: str | None, top_k: int, rank: str, thresh
     try:
         audio = read_stored(sound)
         document = client.classify(
-            audio, top_k=top_k, rank=rank, threshold=threshold, second_opinion=second_opinion, timeline=True
+            audio, top_k=top_k, rank=rank, threshold=threshold or None, second_opinion=second_opinion, timeline=True
         )
     except (ServiceError, BadInput) as error:
         return render_error(error)
@@ -148,12 +149,13 @@ def hear(client: EarshotClient, sound: str | None, top_k: int, rank: str, thresh
     return render_answer(Answer.model_validate(document), picture)
 
 
-def describe_service(client: EarshotClient) -> str:
-    """What is served, or why that cannot be told."""
+def describe_service(client: EarshotClient) -> tuple[str, str]:
+    """What a visitor must know of the models, and what is served; or why that cannot be told."""
     try:
-        return render_models(client.models())
+        models = client.models()
     except ServiceError as error:
-        return render_error(error)
+        return "", render_error(error)
+    return render_notice(models), render_models(models)
 
 
 def _theme() -> gr.themes.Base:

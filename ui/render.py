@@ -9,6 +9,7 @@ from cluster.client import ServiceError
 from models.answer import Answer, Event, LabelScore, SecondOpinion, Timeline
 from models.errors import EarshotError
 from models.pictures import draw_timeline
+from models.weights import starter_notice
 
 SILENCE = "Silence"
 MAX_EVENT_ROWS = 200
@@ -61,6 +62,14 @@ def render_models(models: Sequence[dict[str, Any]]) -> str:
         f"{escape(str(model['licence']))} · weights <code>{escape(str(model['weights_sha256'])[:12])}</code></span>"
         for model in models
     )
+
+
+def render_notice(models: Sequence[dict[str, Any]]) -> str:
+    """Says plainly where the first network's weights are only starter weights."""
+    notices = (
+        starter_notice(len(model["labels"])) for model in models if model["role"] == "tagger" and model["starter"]
+    )
+    return "".join(f'<p class="es-warning" role="note">{escape(notice)}</p>' for notice in notices)
 
 
 def drowned_labels(answer: Answer) -> list[LabelScore]:

@@ -10,7 +10,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.conftest import Service, wait_until
+from models.bundle import save_bundle
+from models.weights import starter_notice
+from tests.conftest import Service, run_up, wait_until
+from tests.tiny_models import LABELS, build_tone_graph
 from ui.samples.generate import FOLDER
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -160,3 +163,22 @@ def test_nothing_is_fetched_from_elsewhere(browser: Browser, service: Service, p
     expect(page.locator(".es-headline")).to_be_visible(timeout=PATIENCE_MS)
     page.close()
     assert [url for url in asked if not url.startswith((service.url, "data:", "blob:"))] == []
+
+
+def test_starter_weights_are_told_of_where_they_are_served(browser: Browser, tmp_path: Path, page_url: str) -> None:
+    graph = build_tone_graph().SerializeToString()
+    save_bundle(tmp_path / "m", {"int8": graph}, LABELS, name="starter-tones", version="1", starter=True)
+    with run_up(tmp_path, "--model", str(tmp_path / "m"), "--replicas", "1") as starter:
+        starter_url = f"{starter.url}/ui/"
+        wait_until(lambda: is_served(starter_url), timeout_s=60)
+        for width, height in (DESKTOP, PHONE):
+            page = browser.new_page(viewport={"width": width, "height": height})
+            for url, name, notices in ((page_url, "tones", []), (starter_url, "starter-tones", [starter_notice(3)])):
+                page.goto(url)
+                expect(page.locator("#es-foot")).to_contain_text(name, timeout=PATIENCE_MS)
+                assert page.get_by_role("note").all_inner_texts() == notices
+                assert_fits(page)
+            page.close()
+        assert starter_notice(3) in starter.log.read_text()
+        tagger = httpx.get(f"{starter.url}/v1/models").json()["models"][0]
+        assert (tagger["name"], tagger["starter"]) == ("starter-tones", True)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.answer import Options, Scored, agrees, compose_answer, list_events, list_labels
-from models.bundle import Bundle, Card, Label
+from models.bundle import Bundle, Card, FrontEnd, Label
 from models.frontend import PATCH_S
 
 LABELS = (Label("Silence", "/s"), Label("Glass", "/g"), Label("Dog", "/d"))
@@ -21,6 +21,10 @@ def short_glass(patches: int = 10) -> np.ndarray:
     scores[:, 0] = 0.9
     scores[4:6] = [0.1, 0.8, 0.02]
     return scores
+
+
+def with_card(**changes: object) -> Bundle:
+    return Bundle(Path(), BUNDLE.card.model_copy(update=changes), LABELS)
 
 
 def compose(scores: np.ndarray, duration_s: float = 5.0, **options: object):
@@ -61,8 +65,10 @@ def test_top_k_limits_the_labels_and_may_exceed_the_classes() -> None:
 
 def test_event_lasts_from_its_first_patch_to_its_last_patch_end() -> None:
     scored = Scored(np.array([[0, 0, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0]], np.float32), HOP_S)
-    event = list_events(scored, LABELS, 0.5, 10.0)[0]
+    event = list_events(scored, BUNDLE, 0.5, 10.0)[0]
     assert (event.start_s, event.end_s) == (HOP_S, round(2 * HOP_S + PATCH_S, 3))
+    long = list_events(scored, with_card(front_end=FrontEnd(frames=500)), 0.5, 10.0)[0]
+    assert (long.start_s, long.end_s) == (HOP_S, round(2 * HOP_S + 5, 3))
 
 
 @pytest.mark.parametrize("duration_s", [0.2, 0.96, 1.0, 4.9])
@@ -75,6 +81,18 @@ def test_events_end_with_the_sound(duration_s: float) -> None:
 def test_threshold_one_finds_only_full_certainty() -> None:
     assert compose(short_glass(), threshold=1).events == []
     assert len(compose(np.ones((2, 3), np.float32), threshold=1).events) == 3
+
+
+def test_each_label_has_its_own_threshold_unless_the_caller_names_one() -> None:
+    scored = Scored(np.array([[0.9, 0.2, 0.4]], np.float32), HOP_S)
+
+    def heard(bundle: Bundle, threshold: float | None) -> list[str]:
+        return [event.label for event in list_events(scored, bundle, threshold, 1.0)]
+
+    own = with_card(thresholds=[0.95, 0.2, 0.3])
+    assert heard(own, None) == ["Dog", "Glass"]
+    assert heard(own, 0.3) == heard(BUNDLE, None) == ["Silence", "Dog"]
+    assert heard(own, 0) == ["Silence", "Dog", "Glass"]
 
 
 def test_timeline_has_a_row_a_patch_and_a_column_a_named_label() -> None:

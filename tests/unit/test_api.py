@@ -19,6 +19,7 @@ from models.audio import Limits
 from models.bundle import load_bundle
 from models.frontend import PATCH_S
 from serve.api import build_api
+from serve.app import describe_models
 from serve.gate import GateRules
 from serve.schemas import ModelsAnswer
 from serve.stages import Listener, NetworkStage, OpinionPolicy, Spectrogram
@@ -29,6 +30,7 @@ LIMITS = Limits(max_duration_s=10, max_samples=10 * 192_000)
 MAX_BODY_BYTES = 1 << 20
 GOOD = encode(tone(300, 2.0), container="FLAC")
 RAW = {"Content-Type": "application/octet-stream"}
+NO_MODELS = ModelsAnswer(models=[])
 
 
 class NoMeter:
@@ -66,10 +68,14 @@ class Api:
 
 @contextmanager
 def run_api(
-    listener: object, cors_origins: list[str] | None = None, deadline_s: float = 20, **rules: Any
+    listener: object,
+    cors_origins: list[str] | None = None,
+    deadline_s: float = 20,
+    models: ModelsAnswer = NO_MODELS,
+    **rules: Any,
 ) -> Iterator[Api]:
     gate = GateRules(**{"max_body_bytes": MAX_BODY_BYTES} | rules)
-    app = build_api(listener, ModelsAnswer(models=[]), gate, deadline_s, cors_origins or [])  # type: ignore[arg-type]
+    app = build_api(listener, models, gate, deadline_s, cors_origins or [])  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -85,7 +91,8 @@ def run_api(
 
 @pytest.fixture(scope="module")
 def api(tone_tagger: Path, tone_head: Path) -> Iterator[Api]:
-    with run_api(load_listener(tone_tagger, tone_head)) as running:
+    models = describe_models(load_bundle(tone_tagger), load_bundle(tone_head))
+    with run_api(load_listener(tone_tagger, tone_head), models=models) as running:
         yield running
 
 
@@ -223,6 +230,20 @@ def test_embeddings_have_their_times(api: Api) -> None:
     answer = api.http.post("/v1/embeddings", content=GOOD, headers=RAW).json()
     assert np.array(answer["embeddings"]).shape == (4, 64)
     assert (answer["start_s"], answer["length_s"]) == ([0.0, 0.48, 0.96, 1.44], PATCH_S)
+
+
+def test_models_say_what_their_cards_say(api: Api, tone_tagger: Path) -> None:
+    tagger, head = api.http.get("/v1/models").json()["models"]
+    card = load_bundle(tone_tagger).card.model_dump()
+    assert (tagger.pop("role"), head["role"]) == ("tagger", "second-opinion")
+    assert tagger.pop("labels") == ["Low tone", "High tone", "Silence"]
+    assert tagger == {name: card[name] for name in tagger}
+    assert {"thresholds", "architecture", "metrics", "agreement", "starter"} <= set(tagger)
+
+
+def test_events_without_a_threshold_are_those_at_the_usual_one(api: Api) -> None:
+    answers = [api.classify(**options).json()["events"] for options in ({}, {"threshold": 0.3}, {"threshold": 1})]
+    assert answers[0] == answers[1] != answers[2] == []
 
 
 def test_health_and_readiness(api: Api) -> None:

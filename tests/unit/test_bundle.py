@@ -81,6 +81,9 @@ def test_card_cannot_reach_out_of_its_folder(tmp_path: Path, name: str) -> None:
         ({"graphs": {"int4": "int8.onnx"}}, "graphs"),
         ({"surprise": 1}, "surprise"),
         ({"name": None}, "name"),
+        ({"thresholds": [0.5]}, r"1 thresholds, labels\.csv names 3 labels"),
+        ({"front_end": {"hop_s": 0}}, "hop_s"),
+        ({"front_end": {"frames": 0}}, "frames"),
     ],
 )
 def test_card_that_is_wrong_is_refused(tmp_path: Path, changes: dict[str, object], word: str) -> None:

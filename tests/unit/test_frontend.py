@@ -138,6 +138,17 @@ def test_first_patches_alone_are_the_first_of_all() -> None:
     )
 
 
+@pytest.mark.parametrize("length", [1, 96, 200, 500])
+def test_patches_of_any_length_begin_every_hop_and_cover_the_sound(length: int) -> None:
+    frames = log_mel(noise(100_000))
+    patches = split_patches(frames, HOP, YAMNET_OFFSET, length=length)
+    assert patches.shape == (patch_count(len(frames), HOP, length), length, MEL_BANDS)
+    assert (len(patches) - 1) * HOP + length >= len(frames) - 2 > (len(patches) - 2) * HOP + length
+    padded = np.concatenate([frames, np.full((length, MEL_BANDS), np.log(np.float32(YAMNET_OFFSET)), np.float32)])
+    for number, patch in enumerate(patches):
+        np.testing.assert_array_equal(patch, padded[number * HOP : number * HOP + length])
+
+
 def test_hops_are_whole_frames_and_at_least_one() -> None:
     assert [hop_frames(hop_s) for hop_s in (0.48, 0.96, 0.05, 0.001)] == [48, 96, 5, 1]
     assert [patch_count(98 + more, 96) for more in (0, 1, 96, 97)] == [1, 2, 2, 3]

@@ -5,7 +5,7 @@ import re
 from cluster.client import InputRefused
 from models.answer import Answer, Event, LabelScore, ModelName, SecondOpinion, Timeline
 from models.errors import BadInput
-from ui.render import MAX_EVENT_ROWS, drowned_labels, render_answer, render_error, render_models
+from ui.render import MAX_EVENT_ROWS, drowned_labels, render_answer, render_error, render_models, render_notice
 
 
 def glass_in_silence(**changes: object) -> Answer:
@@ -95,6 +95,13 @@ def test_words_from_outside_are_escaped() -> None:
         render_models([{"name": evil, "version": evil, "labels": [], "licence": evil, "weights_sha256": evil}]),
     ]
     assert all("<script" not in page for page in pages)
+
+
+def test_starter_weights_are_told_of_where_they_are_the_first_network() -> None:
+    starter = {"role": "tagger", "labels": ["Dog", "Rain"], "starter": True}
+    real, head = starter | {"starter": False}, starter | {"role": "second-opinion"}
+    assert "Starter weights: knows 2 sounds" in render_notice([starter, head])
+    assert render_notice([real, head]) == ""
 
 
 def test_an_error_is_a_sentence() -> None:

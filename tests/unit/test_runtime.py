@@ -9,7 +9,7 @@ import torch
 
 from models.bundle import Bundle, FrontEnd, Label, load_bundle, save_bundle
 from models.errors import BadOption, WeightsCorrupt
-from models.runtime import OnnxNetwork, TorchNetwork, load_runtime, warm_up
+from models.runtime import OnnxNetwork, TorchNetwork, load_runtime, trial_patch, warm_up
 from models.yamnet import load_yamnet, load_yamnet_graph
 from models.yamnet_onnx import build_yamnet_float, build_yamnet_int8
 from tests.tiny_models import LABELS, build_tone_graph
@@ -28,11 +28,15 @@ def save(path: Path, graph: bytes, labels: tuple[Label, ...] = LABELS) -> Bundle
 
 def test_patches_become_scores_and_embeddings(tone_tagger: Path) -> None:
     network = load_runtime(load_bundle(tone_tagger))
-    warm_up(network)
+    warm_up(network, FrontEnd())
     scores, embeddings = network(patches(5))
     assert (scores.shape, embeddings.shape) == ((5, 3), (5, 64))
     assert scores.dtype == embeddings.dtype == np.float32
     np.testing.assert_allclose(embeddings, patches(5).mean(axis=1), atol=1e-5)
+
+
+def test_a_trial_patch_is_as_long_as_the_networks() -> None:
+    assert [trial_patch(FrontEnd(frames=frames)).shape for frames in (96, 500)] == [(1, 96, 64), (1, 500, 64)]
 
 
 def test_views_that_are_not_contiguous_are_taken(tone_tagger: Path) -> None:

@@ -1,11 +1,18 @@
-"""serve/earshot.yaml against Ray Serve's own schema and our builder's arguments."""
+"""The builder's arguments: those in serve/earshot.yaml, and those of `earshot up`."""
 
 import importlib
 import typing
+from pathlib import Path
 
+import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from cluster.settings import Settings
+from models.bundle import load_bundle
+from models.errors import WeightsMissing
+from serve.app import build
+from serve.run import service_args
 from serve.schemas import ServiceArgs
 from tests.conftest import CHECKOUT
 
@@ -19,3 +26,13 @@ def test_the_shipped_config_file_is_one_that_serve_and_our_builder_accept() -> N
     module, _, name = application.import_path.partition(":")
     builder = getattr(importlib.import_module(module), name)
     assert typing.get_type_hints(builder)["args"] is ServiceArgs
+
+
+def test_every_replica_gets_the_very_models_that_were_found(tone_tagger: Path, tone_head: Path) -> None:
+    args = service_args(Settings(), load_bundle(tone_tagger), load_bundle(tone_head))
+    assert (args.weights, args.head, args.download) == (tone_tagger, tone_head, False)
+
+
+def test_a_cluster_without_weights_does_not_serve_the_starter_unasked(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissing, match="earshot weights fetch yamnet"):
+        build(ServiceArgs(cache=tmp_path, download=False))

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.settings import Settings
+from tests.conftest import CHECKOUT
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,7 @@ def test_weights_are_looked_for_where_the_settings_say(tmp_path: Path, monkeypat
     assert list(Settings().places().folders("yamnet"))[::2] == [tmp_path / "folder", tmp_path / "cache" / "yamnet"]
     assert list(Settings(weights_path=tmp_path).places().folders("yamnet")) == [tmp_path]
     assert not Settings().head_places().download
+    assert Settings().places().starter == CHECKOUT / "models" / "starter"
 
 
 def test_replicas_are_one_a_core_unless_told() -> None:
