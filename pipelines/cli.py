@@ -36,7 +36,10 @@ def classify(
         ),
     ],
     top_k: Annotated[int, typer.Option(help="how many labels")] = 5,
-    threshold: Annotated[float, typer.Option(help="events are runs of patches that score at or above it")] = 0.3,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="events are runs of patches that score at or above it [default: the model's own, or 0.3]"),
+    ] = None,
     rank: Annotated[str, typer.Option(help="order labels by mean | peak")] = "mean",
     hop_s: Annotated[float | None, typer.Option(help="seconds between patches [default: the model's, 0.48]")] = None,
     second_opinion: Annotated[str, typer.Option(help="ask a second network: auto | always | never")] = "auto",
@@ -51,7 +54,9 @@ def classify(
     overwrite: Annotated[
         bool, typer.Option("--overwrite/--resume", help="with --out: start over, or do what is missing")
     ] = False,
-    weights: Annotated[Path | None, typer.Option(help="folder with YAMNet's files, or a model folder")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--model", "--weights", help="a model's folder, or one with YAMNet's files")
+    ] = None,
     head: Annotated[Path | None, typer.Option(help="model folder of the second opinion")] = None,
 ) -> None:
     """Say what is in sound files, when, and how sure.

@@ -21,13 +21,18 @@ def watch(
         Path | None, typer.Option(help="file of what is done [default: one per pair of addresses]")
     ] = None,
     top_k: Annotated[int, typer.Option(help="how many labels")] = 5,
-    threshold: Annotated[float, typer.Option(help="events are runs of patches that score at or above it")] = 0.3,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="events are runs of patches that score at or above it [default: the model's own, or 0.3]"),
+    ] = None,
     rank: Annotated[str, typer.Option(help="order labels by mean | peak")] = "mean",
     hop_s: Annotated[float | None, typer.Option(help="seconds between patches [default: the model's, 0.48]")] = None,
     second_opinion: Annotated[str, typer.Option(help="ask a second network: auto | always | never")] = "auto",
     timeline: Annotated[bool, typer.Option("--timeline", help="add the scores over time to the JSON")] = False,
     server: Annotated[str | None, typer.Option(help="ask a running service, as http://127.0.0.1:8000")] = None,
-    weights: Annotated[Path | None, typer.Option(help="folder with YAMNet's files, or a model folder")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--model", "--weights", help="a model's folder, or one with YAMNet's files")
+    ] = None,
     head: Annotated[Path | None, typer.Option(help="model folder of the second opinion")] = None,
 ) -> None:
     """Classify every sound that arrives in a folder or bucket, once.

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+import tune.cli_export
 import tune.cli_sweep
 
 
@@ -13,6 +14,7 @@ def add_verbs(cli: typer.Typer) -> None:
     cli.command()(train)
     cli.command("models")(list_models)
     tune.cli_sweep.add_verbs(cli)
+    tune.cli_export.add_verbs(cli)
 
 
 def train(

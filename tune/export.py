@@ -119,19 +119,14 @@ def export_model(model: Path, request: Request, check: str | None = None, out: P
     )
     path = out or bundle.path / f"{request.name}.onnx"
     write_whole(path, graph.SerializeToString())
-    update_card(bundle, **_changes(bundle, request, path, agreement))
+    bundle = update_card(bundle, **_changes(bundle, request, path, agreement))
     exported = Exported(path, agreement)
-    return (
-        exported
-        if request.format != "tensorrt"
-        else _for_tensorrt(load_bundle(model), exported, request, graph, windows)
-    )
+    return exported if request.format != "tensorrt" else _for_tensorrt(bundle, exported, request, graph, windows)
 
 
 def build_graph(bundle: Bundle, request: Request, windows: Windows) -> onnx.ModelProto:
-    """The graph as asked for, from the bundle's float graph; int8 for CPUs is the bundle's own, unless that was made here before."""
-    own = bundle.card.graphs.get("int8", SERVED)
-    if request.format == "onnx-int8" and own != SERVED:
+    """The graph as asked for, from the bundle's float graph; int8 for CPUs is the bundle's own where it has one."""
+    if request.format == "onnx-int8" and _has_own_int8(bundle):
         graph = set_opset(onnx.load(bundle.graph("int8")), request.opset)
     else:
         graph = set_opset(load_float(bundle), request.opset)
@@ -145,6 +140,11 @@ def build_graph(bundle: Bundle, request: Request, windows: Windows) -> onnx.Mode
     return graph
 
 
+def _has_own_int8(bundle: Bundle) -> bool:
+    """Did the model come with an int8 graph? One that was made here before is none of its own."""
+    return bundle.card.graphs.get("int8", SERVED) != SERVED
+
+
 def _checked(graph: onnx.ModelProto, request: Request) -> onnx.ModelProto:
     """What is compared: the graph; for float16, of which TensorRT makes its own, the graph in float16."""
     return as_half(graph) if (request.format, request.precision) == ("tensorrt", "fp16") else graph
@@ -153,7 +153,7 @@ def _checked(graph: onnx.ModelProto, request: Request) -> onnx.ModelProto:
 def _changes(bundle: Bundle, request: Request, path: Path, agreement: dict[str, float]) -> dict[str, Any]:
     """What an export changes in the card: its agreement; and the service's int8 graph, where it is one."""
     changes: dict[str, Any] = {"agreement": bundle.card.agreement | {request.name: agreement}}
-    if path == bundle.path / SERVED:
+    if path == bundle.path / SERVED and not _has_own_int8(bundle):
         changes["graphs"] = bundle.card.graphs | {"int8": path.name}
         changes["files_sha256"] = bundle.card.files_sha256 | {path.name: sha256_of(path)}
     return changes

@@ -10,19 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import norm
-from sklearn.metrics import (
-    average_precision_score,
-    balanced_accuracy_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 from models.reliability import measure_reliability
 
 THRESHOLD = 0.5  # from where on a label is heard, unless told
 HEADLINE = ("accuracy", "balanced_accuracy", "f1", "f1_micro", "mAP", "d_prime", "ece")
-COLUMNS = ("precision", "recall", "f1", "average_precision", "support")
 
 Targets = NDArray[np.bool_]
 Scores = NDArray[np.float32]
@@ -65,18 +58,21 @@ def score(
     decisions = (
         scores >= (THRESHOLD if thresholds is None else np.asarray(thresholds)) if multi_label else _best(scores)
     )
-    precision, recall, f1, support = _per_class(labels, decisions)
-    average_precision = _average_precision(labels, scores)
-    columns = zip(precision, recall, f1, average_precision, support, strict=True)
+    columns = zip(names, labels.T, decisions.T, scores.T, strict=True)
+    per_class = {name: _describe_class(truth, answers, column) for name, truth, answers, column in columns}
+
+    def average(number: str) -> float | None:
+        return _mean([row[number] for row in per_class.values()])
+
     return Metrics(
         accuracy=float((decisions == labels).mean() if multi_label else (decisions & labels).any(axis=1).mean()),
-        balanced_accuracy=_balanced_accuracy(labels, decisions, multi_label),
-        f1=_mean(f1),
+        balanced_accuracy=_balanced_accuracy(labels, decisions) if multi_label else average("recall"),
+        f1=average("f1"),
         f1_micro=_share(2 * int((decisions & labels).sum()), int(decisions.sum() + labels.sum())),
-        mAP=_mean(average_precision),
+        mAP=average("average_precision"),
         d_prime=_d_prime(labels, scores),
         ece=measure_reliability(labels, scores, multi_label).error,
-        per_class={name: dict(zip(COLUMNS, row, strict=True)) for name, row in zip(names, columns, strict=True)},
+        per_class=per_class,
         confusion=None if multi_label else _confusion(labels, decisions),
     )
 
@@ -88,30 +84,20 @@ def _best(scores: Scores) -> Targets:
     return decisions
 
 
-def _per_class(labels: Targets, decisions: Targets) -> list[list[float | None]]:
-    """Precision, recall, F1 and support, each [C]; a class without positives has neither recall nor F1."""
-    found = precision_recall_fscore_support(labels, decisions, average=None, zero_division=np.nan)
-    precision, recall, f1, support = (np.atleast_1d(np.asarray(column, np.float64)) for column in found)
-    f1[support == 0] = np.nan
-    return [
-        [None if np.isnan(value) else float(value) for value in column] for column in (precision, recall, f1, support)
-    ]
+def _describe_class(truth: Targets, answers: Targets, scores: Scores) -> dict[str, float | None]:
+    """One class, each argument [N]. Without positives it has neither recall nor F1 nor average precision."""
+    right, given, there = int((truth & answers).sum()), int(answers.sum()), int(truth.sum())
+    return {
+        "precision": _share(right, given),
+        "recall": _share(right, there),
+        "f1": _share(2 * right, given + there) if there else None,
+        "average_precision": float(average_precision_score(truth, scores)) if there else None,
+        "support": float(there),
+    }
 
 
-def _average_precision(labels: Targets, scores: Scores) -> list[float | None]:
-    """Average precision [C] of the classes with positives."""
-    return [
-        float(average_precision_score(truth, column)) if truth.any() else None
-        for truth, column in zip(labels.T, scores.T, strict=True)
-    ]
-
-
-def _balanced_accuracy(labels: Targets, decisions: Targets, multi_label: bool) -> float | None:
-    """Mean recall of the classes with rows; multi-label: of each label's yes and no, where it has both."""
-    if not multi_label:
-        recalled = labels.any(axis=0)
-        hits = (labels & decisions).sum(axis=0)[recalled] / labels.sum(axis=0)[recalled]
-        return float(hits.mean())
+def _balanced_accuracy(labels: Targets, decisions: Targets) -> float | None:
+    """The mean over labels of how many of their yes and of their no are found; over those that have both."""
     columns = zip(labels.T, decisions.T, strict=True)
     return _mean(
         [balanced_accuracy_score(truth, answer) if 0 < truth.mean() < 1 else None for truth, answer in columns]

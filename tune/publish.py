@@ -14,7 +14,7 @@ from models.bundle import CARD, Bundle, FrontEnd, Label, Precision, Takes, load_
 from models.errors import EarshotError
 from models.export import as_patches, compose, export_module, with_scores
 from models.features import Made
-from models.frontend import PATCH_FRAMES, YAMNET_OFFSET, hop_frames
+from models.frontend import PATCH_FRAMES, PATCH_HOP_S, YAMNET_OFFSET, hop_frames
 from models.report_pictures import draw_calibration, draw_confusion, draw_learning_curves
 from models.weights import Places, find_embedder
 from tune.experiment import Experiment, Judged, Outcome, Prepared, prepare
@@ -51,7 +51,7 @@ def build_graphs(prepared: Prepared, outcome: Outcome, embedder: Bundle | None) 
     network = prepared.build_network()
     network.load_state_dict(dict(outcome.weights))
     model = with_scores(export_module(network.eval(), shape), outcome.target.multi_label, outcome.temperature)
-    hop_s = float(made.front_end["window_hop_s"] or 0)
+    hop_s = float(made.front_end.get("window_hop_s") or PATCH_HOP_S)
     if made.kind == "logmel":
         front_end = FrontEnd(log_offset=YAMNET_OFFSET, hop_s=hop_s, frames=shape[0])
         return Graphs({"float": as_patches(model).SerializeToString()}, "patches", front_end)

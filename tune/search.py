@@ -160,7 +160,7 @@ def _run_trial(
         known = isinstance(error, EarshotError)
         tell(state="failed", reason=str(error) if known else f"{type(error).__name__}: {error}")
     else:
-        tell(state="finished")
+        tell(state="finished", reason=None)
 
 
 def _run_experiment(experiment: Experiment, after_epoch: Callable[..., None], share: Share, folder: Path) -> None:
@@ -185,12 +185,13 @@ class _Listener(ray_tune.Callback):  # type: ignore[misc]
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
         record = self._record(trial)
-        if "report" in result:
-            report = EpochReport(**result["report"])
-            record.epochs[report.epoch :] = [report]  # a trial that was begun again says some epochs twice
-        record.state, record.reason = result.get("state", "running"), result.get("reason")
         record.cpu_s = result["seconds"] * self._share.workers
         record.gpu_s = result["seconds"] * self._share.gpus
+        if "state" in result:  # the last one
+            record.state, record.reason = result["state"], result["reason"]
+            return
+        report = EpochReport(**result["report"])
+        record.epochs[report.epoch :] = [report]  # a trial that was begun again says some epochs twice
         self._watch(record)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:

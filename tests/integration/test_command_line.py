@@ -90,10 +90,21 @@ def test_the_table_shows_the_event_that_silence_would_drown(tmp_path: Path, tone
 
 
 def test_no_weights_says_what_to_do(tmp_path: Path, sounds: Path) -> None:
-    run = earshot("classify", sounds, EARSHOT_CACHE=str(tmp_path / "none"), EARSHOT_DOWNLOAD="false")
+    nowhere = str(tmp_path / "none")
+    run = earshot("classify", sounds, EARSHOT_CACHE=nowhere, EARSHOT_WEIGHTS=nowhere, EARSHOT_DOWNLOAD="false")
     assert run.returncode == 1
     assert "earshot weights fetch yamnet" in run.stderr
     assert "https://storage.googleapis.com/" in run.stderr
+
+
+def test_without_internet_the_starter_weights_answer_and_say_so(tmp_path: Path) -> None:
+    flags = {"EARSHOT_CACHE": str(tmp_path / "none"), "EARSHOT_DOWNLOAD": "false"}
+    run = earshot("classify", "ui/samples/siren.ogg", "--json", **flags)
+    assert run.returncode == 0
+    answer = json.loads(run.stdout)
+    assert answer["model"]["name"] == "starter-yamnet"
+    assert answer["labels"][0]["label"] == "Siren"
+    assert "earshot weights fetch yamnet" in run.stderr
 
 
 def test_a_wrong_hash_is_refused_with_both_hashes(tmp_path: Path) -> None:
