@@ -9,15 +9,18 @@ import contextlib
 import io
 import logging
 import os
+import random
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.settings import MIB, Settings
+from models.errors import EarshotError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HAPROXY_WRAPPER = Path(__file__).resolve().parent / "haproxy" / "haproxy"
+FREE_PORTS = range(20_000, 30_000)
 LOOPBACK = "127.0.0.2"  # Ray replaces 127.0.0.1 by an address that other hosts reach, but not this one
 PRESTARTED_WORKERS = 6  # Ray starts as many worker processes ahead as a session has CPUs; a service needs about six
 GRPC_HEADROOM_BYTES = 16 * MIB  # beside the body: frames and scores of a long clip
@@ -68,10 +71,12 @@ def _haproxy_environment(settings: Settings) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that is free, from below those that the system gives to outgoing connections: they would take it again."""
+    for port in random.sample(FREE_PORTS, len(FREE_PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise EarshotError("no port from 20000 to 29999 is free: stop what listens there")
 
 
 def find_haproxy() -> str | None:

@@ -15,15 +15,22 @@ import onnxruntime
 from onnx.utils import Extractor
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from models.bundle import Bundle
 from models.errors import BadOption
 from models.frontend import MEL_BANDS, PATCH_FRAMES
 from models.graphs import OPSET, GraphBuilder, mark_opset, opset_of
+from models.quantize import without_rounding
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 ROWS = "rows_of_items"  # a composed graph's embeddings [P, T, D], which its head takes
+
+
+def load_float(bundle: Bundle) -> onnx.ModelProto:
+    """A bundle's float graph; where it has none, its int8 graph without the rounding."""
+    return without_rounding(onnx.load(bundle.graph("float")))
 
 
 def export_module(module: "nn.Module", shape: tuple[int, ...], opset: int = OPSET) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -82,6 +83,49 @@ def quantize(
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Does any node take 8 bits?"""
     return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+
+
+def without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
+    """An int8 graph -> the same in float: weights dequantized, and in each Q/DQ pair's place a clip to the range that its 8 bits span.
+
+    So a ReLU that went into a scale still clips. A float graph comes back as it is.
+    """
+    if not is_quantized(model):
+        return model
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    sources = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            continue
+        if node.op_type != "DequantizeLinear":
+            nodes.append(node)
+            continue
+        quantized, scale, zero_point = node.input[0], values[node.input[1]], values[node.input[2]]
+        (output,) = node.output
+        if sources.get(quantized) in values:  # a weight that is quantized in the graph itself
+            values[output] = values[sources[quantized]]
+        elif quantized in sources:
+            limits = np.iinfo(zero_point.dtype)
+            bounds = {f"{output}.low": limits.min, f"{output}.high": limits.max}
+            values |= {name: np.float32((bound - int(zero_point)) * scale) for name, bound in bounds.items()}
+            nodes.append(helper.make_node("Clip", [sources[quantized], *bounds], [output], name=f"{output}.range"))
+        else:
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+            values[output] = _dequantized(values[quantized], scale, zero_point, axis)
+    used = {name for node in nodes for name in node.input}
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in values.items() if name in used]
+    graph = helper.make_graph(nodes, model.graph.name, model.graph.input, model.graph.output, constants)
+    plain = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnx.checker.check_model(plain)
+    return plain
+
+
+def _dequantized(values: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any], axis: int) -> NDArray[np.float32]:
+    if scale.ndim:
+        shape = [-1 if dimension == axis else 1 for dimension in range(values.ndim)]
+        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
+    return ((values.astype(np.int64) - zero_point.astype(np.int64)) * scale).astype(np.float32)
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from models.audio import AudioReader
 from models.bundle import Bundle
 from models.errors import BadOption, EarshotError, OutputMismatch, WeightsCorrupt, WrongPath
-from models.export import ROWS
+from models.export import ROWS, load_float
 from models.features import STATE
 from models.frontend import HOP_SAMPLES, FloatArray, hop_frames, log_mel, with_offset
 from models.storage import open_store
@@ -158,13 +158,6 @@ def compare(scores: FloatArray, reference: FloatArray) -> dict[str, float]:
         "mean_difference": float(np.abs(scores - reference).mean()),
         "cosine": float(cosines.mean()),
     }
-
-
-def load_float(bundle: Bundle) -> onnx.ModelProto:
-    """The bundle's float graph. Raises BadOption where it has none."""
-    if "float" not in bundle.card.graphs:
-        raise BadOption(f"{bundle.path} holds no float graph, from which others are made")
-    return onnx.load(bundle.graph("float"))
 
 
 def run_graph(graph: onnx.ModelProto, inputs: FloatArray, output: str = "scores") -> FloatArray:

@@ -16,13 +16,13 @@ from models.bundle import CARD, Bundle, load_bundle, sha256_of
 from models.engine import JETPACK, JETPACKS, EnginePrecision, build_engine, trtexec_line
 from models.engine_network import EngineNetwork
 from models.errors import BadOption
-from models.export import as_half, input_shape
+from models.export import as_half, input_shape, load_float
 from models.graphs import OPSET
 from models.opset import OLDEST_OPSET, set_opset
 from models.quantize import quantize
 from models.tensorrt_operators import unsupported
 from models.waveform_graph import samples_heard, with_waveform
-from tune.agreement import Windows, check_scores, load_float, read_windows, run_graph
+from tune.agreement import Windows, check_scores, read_windows, run_graph
 
 Format = Literal["onnx", "onnx-int8", "tensorrt"]
 PRECISIONS: dict[str, tuple[EnginePrecision, ...]] = {  # the first is the default

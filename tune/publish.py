@@ -12,7 +12,7 @@ import safetensors.torch
 
 from models.bundle import CARD, Bundle, FrontEnd, Label, Precision, Takes, load_bundle, save_bundle, sha256_of
 from models.errors import EarshotError
-from models.export import as_patches, compose, export_module, with_scores
+from models.export import as_patches, compose, export_module, load_float, with_scores
 from models.features import Made
 from models.frontend import PATCH_FRAMES, PATCH_HOP_S, YAMNET_OFFSET, hop_frames
 from models.report_pictures import draw_calibration, draw_confusion, draw_learning_curves
@@ -31,7 +31,6 @@ class Graphs:
     graphs: dict[Precision, bytes]
     takes: Takes
     front_end: FrontEnd
-    embedder: Bundle | None = None
 
 
 def find_embedder_of(made: Made, places: Places, head_places: Places) -> Bundle | None:
@@ -59,13 +58,11 @@ def build_graphs(prepared: Prepared, outcome: Outcome, embedder: Bundle | None) 
         return Graphs({"float": model.SerializeToString()}, "features", FrontEnd(hop_s=hop_s))
     hop = hop_frames(float(made.front_end["patch_hop_s"] or 0))
     frames = (shape[0] - 1) * hop + PATCH_FRAMES
-    graphs: dict[Precision, bytes] = {
-        precision: compose(onnx.load(embedder.graph(precision)), model, frames, hop).SerializeToString()
-        for precision in embedder.card.graphs
-    }
-    return Graphs(
-        graphs, "patches", FrontEnd(log_offset=embedder.card.front_end.log_offset, hop_s=hop_s, frames=frames), embedder
-    )
+    graphs: dict[Precision, bytes] = {"float": compose(load_float(embedder), model, frames, hop).SerializeToString()}
+    if "int8" in embedder.card.graphs:
+        graphs["int8"] = compose(onnx.load(embedder.graph("int8")), model, frames, hop).SerializeToString()
+    front_end = FrontEnd(log_offset=embedder.card.front_end.log_offset, hop_s=hop_s, frames=frames)
+    return Graphs(graphs, "patches", front_end)
 
 
 def publish(

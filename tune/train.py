@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BadOption, OutputMismatch, WrongTable
+from tune.data import open_feature_set
 from tune.experiment import Experiment, Outcome, fingerprint, prepare, run_experiment
 from tune.loop import EpochReport, Trainer
 from tune.outcomes import load_outcome, save_outcome
@@ -39,15 +40,17 @@ class Run:
 
 def plan_runs(experiment: Experiment, folds: bool) -> list[Run]:
     """By folds: one for each, and the final one, which learns from all of them; else the final one alone. Raises BadOption."""
-    prepared = prepare(experiment)
     if not folds:
-        return [Run(FINAL, experiment)]
-    if not (names := prepared.features.folds):
-        raise BadOption("--folds: this data set has no folds; leave it out, or use --split")
-    runs = [Run(f"fold{name}", _with_split(experiment, test_fold=name)) for name in names]
+        runs = [Run(FINAL, experiment)]
+    else:
+        names = open_feature_set(experiment.features).folds
+        if not names:
+            raise BadOption("--folds: this data set has no folds; leave it out, or use --split")
+        runs = [Run(f"fold{name}", _with_split(experiment, test_fold=name)) for name in names]
+        runs.append(Run(FINAL, _with_split(experiment, test_share=0.0)))
     for run in runs:
-        prepare(run.experiment)  # so that a fold that cannot be judged is refused before the first one trains
-    return [*runs, Run(FINAL, _with_split(experiment, test_share=0.0))]
+        prepare(run.experiment)  # so that what cannot be trained or judged is refused before anything trains
+    return runs
 
 
 def _with_split(experiment: Experiment, **changes: Any) -> Experiment:
@@ -60,7 +63,7 @@ def open_run_folder(out: Path, experiment: Experiment, folds: bool, overwrite: b
     config = {
         "experiment": experiment.model_dump(mode="json"),
         "folds": folds,
-        "data": fingerprint(prepare(experiment).features),
+        "data": fingerprint(open_feature_set(experiment.features)),
         "program": version("earshot"),
         "revision": git_revision(),
     }

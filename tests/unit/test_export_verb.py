@@ -1,5 +1,6 @@
 """`earshot export`: what it writes, what it says of it, and what it refuses."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from models.export import compose, export_module, input_shape, with_scores
 from models.graphs import opset_of
 from models.quantize import is_quantized
 from models.runtime import load_runtime
+from tests.conftest import CHECKOUT
 from tests.features import LOG_MEL, clusters, save_features
 from tests.sounds import encode, silence, tone
 from tests.tiny_models import LABELS, build_tone_graph
@@ -263,12 +265,18 @@ def test_sound_that_cannot_be_read_is_named(tones: Bundle, tmp_path: Path, expor
     assert "broken.wav: " in result.output
 
 
-def test_model_without_a_float_graph_and_folder_without_a_model_are_refused(
+def test_model_whose_only_graph_is_int8_is_exported_without_its_rounding(
     tmp_path: Path, export: Callable[..., Result]
 ) -> None:
-    graph = build_tone_graph().SerializeToString()
-    bundle = save_bundle(tmp_path / "m", {"int8": graph}, LABELS, name="m", version="1")
-    assert "holds no float graph" in export(bundle).output
+    starter = tmp_path / "starter"
+    shutil.copytree(CHECKOUT / "models" / "starter" / "yamnet", starter)
+    result = export(load_bundle(starter), check=None)
+    assert result.exit_code == 0, result.output
+    assert not is_quantized(onnx.load(starter / "onnx-fp32.onnx"))
+
+
+def test_folder_without_a_model_is_refused(tones: Bundle, export: Callable[..., Result]) -> None:
+    bundle = tones
     (bundle.path / "card.json").unlink()
     result = export(bundle)
     assert result.exit_code == 1

@@ -16,7 +16,7 @@ from models.errors import BadOption
 from models.export import as_patches, export_module, with_scores
 from models.graphs import opset_of
 from models.opset import set_opset
-from models.quantize import Scheme, is_quantized, quantize
+from models.quantize import Scheme, is_quantized, quantize, without_rounding
 from models.tensorrt_operators import unsupported
 
 CLASSES = 4
@@ -70,6 +70,23 @@ def test_int8_follows_the_float_graph(network: onnx.ModelProto, scheme: Scheme) 
     (scores, embeddings), (wanted, wanted_embeddings) = run(quantized(network, scheme), inputs), run(network, inputs)
     np.testing.assert_allclose(scores, wanted, atol=0.01)
     np.testing.assert_allclose(embeddings, wanted_embeddings, atol=0.03 * wanted_embeddings.max())
+
+
+@pytest.mark.parametrize("scheme", ["u8s8", "s8s8"])
+def test_without_its_rounding_an_int8_graph_is_a_float_one_that_scores_alike(
+    network: onnx.ModelProto, scheme: Scheme
+) -> None:
+    inputs, int8 = patches(32, seed=9), quantized(network, scheme)
+    plain = without_rounding(int8)
+    assert {node.op_type for node in plain.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
+    np.testing.assert_allclose(run(plain, inputs)[0], run(network, inputs)[0], atol=0.01)
+    assert without_rounding(network) == network
+
+
+def test_what_an_int8_graph_clips_is_clipped_without_its_rounding(network: onnx.ModelProto) -> None:
+    int8, loud = quantized(network, "u8s8"), 100 * patches(8, seed=9)  # far beyond what calibration saw
+    np.testing.assert_allclose(run(without_rounding(int8), loud)[0], run(int8, loud)[0], atol=0.02)
+    assert np.abs(run(network, loud)[0] - run(int8, loud)[0]).max() > 0.02
 
 
 @pytest.mark.parametrize("scheme", ["u8s8", "s8s8"])

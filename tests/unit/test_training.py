@@ -162,6 +162,21 @@ def test_other_data_in_the_same_place_is_refused(features: Path, tmp_path: Path)
         train_model(experiment(features), tmp_path / "out", Settings())
 
 
+def test_folds_need_no_other_division_of_the_rows(tmp_path: Path) -> None:
+    rows, labels = clusters(40, SHAPE, 2)
+    recordings = [
+        f"{labels[number][0]}-{number // 2 % 2}" for number in range(40)
+    ]  # two of each class: no third for a random test
+    features = save_features(
+        tmp_path / "f", rows, labels, recordings=recordings, folds=[number // 2 % 2 for number in range(40)]
+    )
+    recipe = FAST.model_copy(update={"epochs": 2})
+    bundle = train_model(
+        experiment(features, recipe, split=Split(validation_share=0)), tmp_path / "out", Settings(), folds=True
+    )
+    assert "mean of 2 folds" in str(bundle.card.accuracy)
+
+
 def test_folds_are_refused_where_the_data_set_has_none(tmp_path: Path) -> None:
     rows, labels = clusters(40, SHAPE, 2)
     features = save_features(tmp_path / "f", rows, labels)
