@@ -75,11 +75,13 @@ def _take_share(features: FeatureSet, target: Target, roles: Roles, role: int, s
     parts = min(max(2, round(1 / share)), len(np.unique(groups)))
     if parts < 2:
         raise BadOption("all rows come from one recording: there must be others to validate and test on")
-    first = Labels(features, target).of(rows).argmax(axis=1)
+    targets = Labels(features, target).of(rows)
     divider = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # rare classes are looked at in _check_classes
-        _, taken = next(divider.split(rows, first, groups))
+        divided = list(divider.split(rows, targets.argmax(axis=1), groups))
+    # Of the equal parts the one that leaves the most classes on both sides: with few recordings not every part does.
+    _, taken = max(divided, key=lambda sides: sum(targets[side].any(axis=0).sum() for side in sides))
     roles[rows[taken]] = role
 
 

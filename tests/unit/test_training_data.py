@@ -188,3 +188,13 @@ def test_shares_are_taken_by_recording_with_each_class_in_them(tmp_path: Path) -
         assert Labels(opened, target).of(np.flatnonzero(roles == role)).any(axis=0).all()
     assert set(opened.recordings[roles == TRAIN]).isdisjoint(opened.recordings[roles != TRAIN])
     assert np.array_equal(roles, assign_roles(opened, target, Split(test_share=0.2, validation_share=0.2)))
+
+
+def test_class_of_few_recordings_is_on_every_side_where_that_can_be(tmp_path: Path) -> None:
+    labels = [["rare"] if number % 7 == 0 else ["common"] for number in range(28)]  # four recordings of the rare one
+    opened = make(tmp_path / "f", count=28, labels=labels)
+    target = choose_target(opened)
+    for seed in range(8):
+        roles = assign_roles(opened, target, Split(seed=seed))
+        for role in (TRAIN, VALIDATION, TEST):
+            assert Labels(opened, target).of(np.flatnonzero(roles == role)).any(axis=0).all()
