@@ -61,16 +61,16 @@ CASES = (
         "yamnet",
         ("--epochs", "8", "--validation-share", "0", "--lr", "0.0003", "--pretrained", "{yamnet}"),
     ),
+    *(
+        Case("human sound or not", f"{model} on YAMNet's embeddings", "clips", model, (*HEAD, "--positive", HUMAN))
+        for model in HEADS
+    ),
     Case(
         "ten classes",
         "mel CNN of the ESC-50 seed",
         "mel",
         "mel-cnn",
         ("--epochs", "20", "--validation-share", "0", "--spec-augment", "--mixup-alpha", "0.2"),
-    ),
-    *(
-        Case("human sound or not", f"{model} on YAMNet's embeddings", "clips", model, (*HEAD, "--positive", HUMAN))
-        for model in HEADS
     ),
 )
 

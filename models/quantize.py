@@ -108,7 +108,9 @@ def without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
         elif quantized in sources:
             limits = np.iinfo(zero_point.dtype)
             bounds = {f"{output}.low": limits.min, f"{output}.high": limits.max}
-            values |= {name: np.float32((bound - int(zero_point)) * scale) for name, bound in bounds.items()}
+            values |= {
+                name: np.asarray((bound - int(zero_point)) * scale, np.float32) for name, bound in bounds.items()
+            }
             nodes.append(helper.make_node("Clip", [sources[quantized], *bounds], [output], name=f"{output}.range"))
         else:
             axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
@@ -125,7 +127,7 @@ def _dequantized(values: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[
     if scale.ndim:
         shape = [-1 if dimension == axis else 1 for dimension in range(values.ndim)]
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
-    return ((values.astype(np.int64) - zero_point.astype(np.int64)) * scale).astype(np.float32)
+    return np.asarray((values.astype(np.int64) - zero_point.astype(np.int64)) * scale, np.float32)
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]

@@ -1,19 +1,16 @@
 """Runs trials on Ray Tune, many at a time; ASHA stops those that fall behind. Each result is handed on as it comes.
 
 A trial of one worker is a plain function in a process that goes on to the next trial: start-up costs nothing. A trial of several workers
-runs Ray Train inside. There the trial itself holds next to no CPU, and there are never more trials at a time than workers for all of
-them: trials that hold the CPUs for which their own workers wait would wait for ever (Ray's issue 54305).
+holds next to no CPU itself, and there are never more trials at a time than workers for all of them: trials that hold the CPUs for which
+their own workers wait would wait for ever (Ray's issue 54305). What runs in the processes is in tune/trial_process.py.
 
 What has ended is kept by the caller and not run again. Ray's own `Tuner.restore` is not used: it goes back to the last snapshot of the
 driver, taken every 10 s or less often, and short trials that ended since would be run twice.
 """
 
-import math
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +19,11 @@ import ray
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler
 
-from models.errors import BadOption, EarshotError
-from tune.experiment import Experiment, run_experiment
+from models.errors import BadOption
+from tune.experiment import Experiment
 from tune.loop import EpochReport
-from tune.trials import Record, Share, Sweep, Trial, measure
+from tune.trial_process import Given, RunTogether, epoch_result, run_alone
+from tune.trials import Record, Share, Sweep, Trial
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # it speaks even when told to be silent
@@ -54,16 +52,11 @@ def run_trials(
     os.environ.update(ENVIRONMENT)
     scratch = folder / RAY_FOLDER
     shutil.rmtree(scratch, ignore_errors=True)
-    waiting = {trial.number: trial for trial in trials if trial.number not in done}
-    told = ray_tune.with_parameters(
-        _run_trial,
-        experiments={number: trial.experiment.model_dump(mode="json") for number, trial in waiting.items()},
-        sweep=sweep.model_dump(mode="json"),
-        share=share,
-        scratch=scratch.resolve(),
-    )
+    waiting = {trial.number: trial.experiment for trial in trials if trial.number not in done}
+    given = Given(waiting, sweep, share, scratch.resolve())
+    trainable = ray_tune.with_parameters(run_alone if share.workers == 1 else RunTogether, given=given)
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(told, _resources(share)),
+        ray_tune.with_resources(trainable, _resources(share)),
         param_space={"number": ray_tune.grid_search(list(waiting))},
         tune_config=ray_tune.TuneConfig(
             scheduler=_build_scheduler(trials, done, sweep),
@@ -75,8 +68,9 @@ def run_trials(
             name="tune",
             storage_path=str(scratch.resolve()),
             verbose=0,
-            callbacks=[_Listener(watch, share)],
+            callbacks=[_Listener(watch, waiting, share)],
             failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
     try:
@@ -126,58 +120,15 @@ def _build_scheduler(trials: Sequence[Trial], done: Mapping[int, Record], sweep:
         trial = SimpleNamespace(trial_id=f"done {record.number}")
         scheduler.on_trial_add(None, trial)
         for report in record.epochs:
-            scheduler.on_trial_result(None, trial, _tell(report, sweep))
+            scheduler.on_trial_result(None, trial, epoch_result(report, sweep))
     return scheduler
-
-
-def _tell(report: EpochReport, sweep: Sweep) -> dict[str, Any]:
-    """An epoch as Tune is told of it: more of the value is better."""
-    value = measure(report, sweep.metric)
-    return {"epoch": report.epoch + 1, "value": math.nan if value is None else sweep.sign * value}
-
-
-def _run_trial(
-    config: dict[str, Any],
-    experiments: Mapping[int, dict[str, Any]],
-    sweep: dict[str, Any],
-    share: Share,
-    scratch: Path,
-) -> None:
-    """One trial, in a process of Tune's. Whatever goes wrong in it is its result."""
-    number = config["number"]
-    searched = Sweep.model_validate(sweep)
-    began_s = time.perf_counter()
-
-    def tell(**result: Any) -> None:
-        ray_tune.report({"value": math.nan, "seconds": time.perf_counter() - began_s} | result)
-
-    def after_epoch(report: EpochReport, *_: object) -> None:
-        tell(report=asdict(report), **_tell(report, searched))
-
-    try:
-        _run_experiment(Experiment.model_validate(experiments[number]), after_epoch, share, scratch / f"trial{number}")
-    except Exception as error:
-        known = isinstance(error, EarshotError)
-        tell(state="failed", reason=str(error) if known else f"{type(error).__name__}: {error}")
-    else:
-        tell(state="finished", reason=None)
-
-
-def _run_experiment(experiment: Experiment, after_epoch: Callable[..., None], share: Share, folder: Path) -> None:
-    if share.workers == 1:
-        run_experiment(experiment, after_epoch)
-        return
-    from tune.workers import train_together
-
-    folder.mkdir(parents=True, exist_ok=True)
-    train_together(experiment, folder, after_epoch, workers=share.workers, gpus_per_worker=share.gpus / share.workers)
 
 
 class _Listener(ray_tune.Callback):  # type: ignore[misc]
     """Makes records of what Tune hears, and hands them on."""
 
-    def __init__(self, watch: Callable[[Record], None], share: Share) -> None:
-        self._watch, self._share = watch, share
+    def __init__(self, watch: Callable[[Record], None], experiments: Mapping[int, Experiment], share: Share) -> None:
+        self._watch, self._experiments, self._share = watch, experiments, share
         self._records: dict[int, Record] = {}
 
     def on_trial_start(self, *, trial: Any, **_: Any) -> None:
@@ -196,13 +147,14 @@ class _Listener(ray_tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
         record = self._record(trial)
-        if record.state == "running":
-            record.state = "stopped"
+        if record.state == "running":  # by ASHA, perhaps in the last epoch
+            planned = self._experiments[record.number].recipe.epochs
+            record.state = "stopped" if len(record.epochs) < planned else "finished"
         self._watch(record)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:
         record = self._record(trial)
-        record.state, record.reason = "failed", f"its process died: {_last_line(trial.get_error())}"
+        record.state, record.reason = "failed", f"Ray could not finish it: {_last_line(trial.get_error())}"
         self._watch(record)
 
     def _record(self, trial: Any) -> Record:

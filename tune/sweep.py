@@ -46,6 +46,8 @@ def sweep_models(
     if len(records) < len(trials):
         _run_missing(sweep, trials, records, out, settings, share, cluster)
     write_report(out, sweep, trials, records, config)
+    if missing := len(trials) - len(records):
+        raise JobFailed(f"{missing} trials did not end. The same command goes on with them")
     if all(record.state == "failed" for record in records.values()):
         first = records[trials[0].number]
         raise JobFailed(f"every trial failed; trial {first.number}: {first.reason}. See {out / REPORT}")
@@ -83,7 +85,7 @@ def _check_same(out: Path, config: dict[str, Any]) -> None:
         raise WrongTable(f"{out / CONFIG}: not JSON ({error}): name another folder, or say --overwrite") from error
     same = {
         "data": there["data"] == config["data"],
-        **{name: there["sweep"][name] == value for name, value in config["sweep"].items() if name != "trials"},
+        **{name: there["sweep"].get(name) == value for name, value in config["sweep"].items() if name != "trials"},
         "trials": config["trials"][: len(there["trials"])] == there["trials"],
     }
     if different := [name for name, equal in same.items() if not equal]:
