@@ -120,10 +120,8 @@ def test_trials_of_several_workers_never_wait_for_each_other_s_cores(features: P
 def test_bad_usage_is_one_line_and_exit_code_2(features: Path) -> None:
     space = write_space(features, "recipe:\n  lr: {uniform: [1]}\n")
     for flags, said in (
-        (["--metric", "f2"], "there are: accuracy"),
         (["--space", space], "line 2: recipe.lr"),
         (["--gpus-per-trial", "99"], "99 GPUs does not fit"),
-        (["--scheduler", "median"], "scheduler"),
     ):
         result = subprocess.run(command(features, "--model", "linear", *flags), capture_output=True, text=True)
         assert result.returncode == 2, result.stderr

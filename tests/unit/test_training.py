@@ -10,7 +10,7 @@ import torch
 
 from cluster.settings import Settings
 from models.bundle import load_bundle
-from models.errors import BadOption, OutputMismatch, WeightsCorrupt
+from models.errors import BadOption, OutputMismatch, StoreFailed, WeightsCorrupt
 from models.frontend import log_mel, split_patches
 from tests.features import LOG_MEL, clusters, save_features
 from tests.sounds import silence, tone
@@ -202,3 +202,21 @@ def test_model_on_log_mels_is_a_graph_that_scores_patches_as_torch_does(tmp_path
     assert scores.sum(axis=1) == pytest.approx(np.ones(4), abs=1e-5)
     assert [bundle.labels[k].name for k in scores.argmax(axis=1)] == ["nothing", "tone"] * 2
     assert load_bundle(bundle.path).card == bundle.card
+
+
+def test_epochs_go_to_mlflow_where_its_address_is_given(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a store of files, so that no server is needed
+    store = tmp_path / "mlflow"
+    train_model(experiment(features), tmp_path / "out", Settings(), mlflow=store.as_uri())
+    (losses,) = store.rglob("metrics/validation_loss")
+    outcome = json.loads((tmp_path / "out" / "final" / "outcome.json").read_text())
+    logged = [float(line.split()[1]) for line in losses.read_text().splitlines()]
+    assert logged == pytest.approx([report["validation_loss"] for report in outcome["epochs"]])
+    assert list(store.rglob("params/lr"))
+
+
+def test_mlflow_that_is_not_there_is_one_clear_error(features: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreFailed, match="MLflow at ftp://nowhere"):
+        train_model(experiment(features), tmp_path / "out", Settings(), mlflow="ftp://nowhere")
