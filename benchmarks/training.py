@@ -5,6 +5,7 @@ it: no choice was made by looking at a test fold. A result that is in --work alr
 """
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -13,11 +14,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.clips import SHARED
 from benchmarks.report import save, show
+from tune.outcomes import load_outcome
 
 FOLDER = Path(__file__).resolve().parent
 EARSHOT = Path(sys.executable).parent / "earshot"
@@ -29,6 +32,7 @@ FEATURES = {
 }
 HEAD = ("--epochs", "40", "--validation-share", "0", "--mixup-alpha", "0.2")
 YES_NO = ("--epochs", "20", "--validation-share", "0", "--mixup-alpha", "0.2", "--positive", HUMAN)
+WHOLE = ("--epochs", "12", "--validation-share", "0", "--lr", "0.0003", "--mixup-alpha", "0.2")
 SLOW = ("--epochs", "20", "--option", "channels=8")  # conv2d costs far more than the others
 
 err = Console(stderr=True)
@@ -60,7 +64,7 @@ CASES = (
         "YAMNet, fine-tuned whole",
         "frames",
         "yamnet",
-        ("--epochs", "8", "--validation-share", "0", "--lr", "0.0003", "--pretrained", "{yamnet}"),
+        (*WHOLE, "--pretrained", "{yamnet}"),
     ),
     *(Case("human sound or not", f"{model} on YAMNet's embeddings", "clips", model, YES_NO) for model in HEADS),
     Case(
@@ -70,6 +74,13 @@ CASES = (
         "mel-cnn",
         ("--epochs", "10", "--validation-share", "0", "--spec-augment", "--mixup-alpha", "0.2"),
     ),
+)
+
+TOGETHER = (
+    ("vggish-head", "yamnet"),
+    ("lstm", "yamnet"),
+    ("vggish-head", "lstm", "yamnet"),
+    ("vggish-head", "lstm", "transformer", "yamnet"),
 )
 
 
@@ -130,6 +141,23 @@ def tabulate(work: Path) -> Table:
     return table
 
 
+def combine(work: Path) -> Table:
+    """Models that are asked together: the mean of the logarithms of their scores, by folds."""
+    table = Table(caption="The same trainings as above; the geometric mean of the models' scores.")
+    for name in ("together", "accuracy", "lowest - highest fold"):
+        table.add_column(name)
+    for models in TOGETHER:
+        right: list[float] = []
+        for fold in range(1, 6):
+            folders = [work / "ten-classes" / model / f"fold{fold}" for model in models]
+            outcomes = [outcome.test for folder in folders if (outcome := load_outcome(folder))]
+            judged = [part for part in outcomes if part]
+            mixed = np.sum([np.log(part.scores + 1e-6) for part in judged], axis=0)
+            right.append(float(np.mean(mixed.argmax(1) == judged[0].targets.argmax(1))))
+        table.add_row(" + ".join(models), f"{statistics.mean(right):.2%}", f"{min(right):.1%} - {max(right):.1%}")
+    return table
+
+
 def compare_workers(work: Path, rounds: int) -> Table:
     """The same epochs with one worker and with two, interleaved; the time of training alone, Ray's start apart."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
@@ -174,7 +202,8 @@ def main() -> None:
     clips, weights = str(SHARED / "data" / "esc10"), str(SHARED / "weights")
     for name, flags in FEATURES.items():
         run("featurize", "esc50", "--root", clips, "--out", str(chosen.work / name), "--weights", weights, *flags)
-    for table in (tabulate(chosen.work), compare_workers(chosen.work, chosen.rounds)):
+    for make in (tabulate, combine, functools.partial(compare_workers, rounds=chosen.rounds)):
+        table = make(chosen.work)
         show(table)
         save(table, FOLDER / "RESULTS.md", "`benchmarks.training`: ESC-10.")
 

@@ -54,7 +54,10 @@ def list_weights() -> None:
         from models.weights import list_starters
 
         places = Settings().places()
-        table = Table("name", "version", "knows", "licence", "where")
+        table = Table(caption="not here: earshot weights fetch NAME", caption_justify="left")
+        table.add_column("name", no_wrap=True)
+        for column in ("version", "knows", "licence", "where"):
+            table.add_column(column, overflow="fold")
         for weights in TABLE.values():
             folders = [f for f in places.folders(weights.name) if all((f / x.name).is_file() for x in weights.files)]
             table.add_row(
@@ -62,7 +65,7 @@ def list_weights() -> None:
                 weights.version,
                 weights.knows,
                 weights.licence,
-                str(folders[0]) if folders else f"not here: earshot weights fetch {weights.name}",
+                str(folders[0]) if folders else "not here",
             )
         for starter in list_starters(places):
             card = starter.card

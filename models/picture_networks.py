@@ -13,11 +13,8 @@ from torch import Tensor, nn
 from models.bundle import check_sha256
 from models.errors import WeightsMissing
 from models.layout import check_shapes
+from models.published import IMAGENET, known
 from models.vggish import State, read_state, source_name
-
-IMAGENET_FILE = "resnet18-f37072fd.pth"  # torchvision's; the hash begins with the digits in its name
-IMAGENET_SHA256 = "f37072fd"
-IMAGENET_URL = f"https://download.pytorch.org/models/{IMAGENET_FILE}"
 
 STFT_CHANNELS = (64, 128, 256)
 MEL_BLOCKS = 4
@@ -120,11 +117,13 @@ class PictureResNet(nn.Module):
 
     def load_pretrained(self, folder: Path) -> None:
         """Takes ImageNet's weights from the folder with torchvision's official file. Raises WeightsMissing, WeightsCorrupt."""
-        file = folder / IMAGENET_FILE
-        if not file.is_file():
-            raise WeightsMissing(f"{file}: no such file; it is at {IMAGENET_URL}")
-        check_sha256(file, IMAGENET_SHA256)
-        self.load_imagenet(file)
+        (file,) = known(IMAGENET).files
+        if not (folder / file.name).is_file():
+            raise WeightsMissing(
+                f"{folder / file.name}: no such file. Get it with:  earshot weights fetch {IMAGENET}  (from {file.urls[0]})"
+            )
+        check_sha256(folder / file.name, file.sha256)
+        self.load_imagenet(folder / file.name)
 
     def load_imagenet(self, source: Path | State) -> None:
         """Takes every weight but the last layer's; the first convolution gets the mean of the filters for red, green and blue.

@@ -13,6 +13,7 @@ from models.layout import EMBEDDING_SIZE
 
 YAMNET_TFLITE = "yamnet.tflite"
 YAMNET_CLASSES = "yamnet_class_map.csv"
+IMAGENET = "resnet18-imagenet"
 GRAPH_REVISION = 1  # of the graphs built from the weights: raise it when models/yamnet_onnx.py builds them differently
 
 
@@ -89,6 +90,19 @@ TABLE = {
             ),
             licence="Apache-2.0",
             knows="the PCA that turns VGGish embeddings into AudioSet's 128 x uint8 features",
+        ),
+        Weights(
+            name=IMAGENET,
+            version="torchvision-IMAGENET1K_V1",
+            files=(
+                WeightsFile(
+                    "resnet18-f37072fd.pth",
+                    "f37072fd",  # the eight digits in the published file's own name
+                    ("https://download.pytorch.org/models/resnet18-f37072fd.pth",),
+                ),
+            ),
+            licence="BSD-3-Clause",
+            knows="ImageNet's pictures, to start resnet18 from (--pretrained)",
         ),
     )
 }
