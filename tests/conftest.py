@@ -21,6 +21,14 @@ from tests.tiny_models import save_tone_head, save_tone_tagger
 CHECKOUT = Path(__file__).resolve().parent.parent
 EARSHOT = Path(sys.executable).parent / "earshot"
 START_TIMEOUT_S = 120
+WITHOUT_SERVICE = ("test_bulk", "test_bulk_s3", "test_sweep", "test_train")  # integration tests on a Ray of their own
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes run the tests: one all that start a service, one after the other, the other one the rest, file by file."""
+    for item in items:
+        serves = item.path.parent.name != "unit" and item.path.stem not in WITHOUT_SERVICE
+        item.add_marker(pytest.mark.xdist_group("service" if serves else item.path.stem))
 
 
 @pytest.fixture(scope="session")

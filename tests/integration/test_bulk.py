@@ -147,7 +147,7 @@ def test_ctrl_c_ends_it_cleanly(sounds: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["featurize", "folder", "--root", str(sounds), "--out", str(out), "--window-s", "1", "--hop-s", "0.1"]
     driver = psutil.Popen([str(EARSHOT), *command], stderr=subprocess.PIPE, start_new_session=True, text=True)
-    wait_until(lambda: bool(list(out.rglob("part-*.parquet"))), 60)
+    wait_until(lambda: bool(list(out.rglob("part-*"))), 60)  # the first one's draft is enough
     started = driver.children(recursive=True)
     os.killpg(driver.pid, signal.SIGINT)
     _, said = driver.communicate(timeout=60)
