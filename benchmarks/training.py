@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,7 +204,7 @@ def main() -> None:
     clips, weights = str(SHARED / "data" / "esc10"), str(SHARED / "weights")
     for name, flags in FEATURES.items():
         run("featurize", "esc50", "--root", clips, "--out", str(chosen.work / name), "--weights", weights, *flags)
-    makers = {
+    makers: dict[str, Callable[[Path], Table]] = {
         "models": tabulate,
         "together": combine,
         "workers": functools.partial(compare_workers, rounds=chosen.rounds),
