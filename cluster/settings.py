@@ -29,18 +29,20 @@ class Settings(BaseSettings):
     cors_origins: WordList = ()
     ui: bool = True
 
-    # What it serves. The flag --weights is `weights_path`, looked at first; EARSHOT_WEIGHTS is a folder looked in next.
+    # What it serves. The flag --weights is `weights_path`, looked at first; EARSHOT_WEIGHTS is a folder looked in next, or a store.
     weights_path: Path | None = None
-    weights: Path | None = None
+    weights: str | Path | None = None
     head: Path | None = None
     cache: Path = Field(default_factory=default_cache)
     download: bool = True
     second_opinion_rate: float = Field(0.05, ge=0, le=1)
     unsure_below: float = Field(UNSURE_BELOW, ge=0, le=1)
 
-    # How it is placed. `replicas` None is one per core.
+    # How it is placed. `replicas` None is one per core. `max_replicas` lets the service scale: between `replicas` (or 1) and that many.
     placement: Literal["fused", "separate"] = "fused"
     replicas: int | None = Field(None, ge=1)
+    max_replicas: int | None = Field(None, ge=1)
+    pace: Literal["demo", "production"] = "production"
     ray_address: str = "local"
     object_store_mib: int = Field(256, ge=80)
     access_log: Path = Field(default_factory=lambda: platformdirs.user_log_path("earshot") / "access.jsonl")
@@ -70,6 +72,12 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _refuse_crossed_bounds(self) -> "Settings":
+        if self.max_replicas and self.replicas and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas {self.max_replicas} is less than replicas {self.replicas}, where it starts")
+        return self
+
     @property
     def is_loopback(self) -> bool:
         """Does the host mean this machine only?"""
@@ -89,8 +97,8 @@ class Settings(BaseSettings):
 
     @property
     def replica_count(self) -> int:
-        """Replicas of the fused service: what was asked for, else one per core that this process may use."""
-        return self.replicas or len(os.sched_getaffinity(0))
+        """The most replicas of the fused service: what was asked for, else one per core that this process may use."""
+        return self.max_replicas or self.replicas or len(os.sched_getaffinity(0))
 
     def places(self) -> Places:
         """Where the tagger's weights are looked for."""

@@ -4,67 +4,40 @@ Fused: one deployment, Api, whose replicas hold every stage. Separate: Api -> Sp
 scales on its own; the frames go straight from the Spectrogram to the networks, and only the answer comes back through the Api.
 """
 
-import asyncio
-import functools
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from ray import serve
-from ray.exceptions import RayActorError
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig, BackpressureConfig
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from models.audio import Limits
 from models.bundle import Bundle
-from models.errors import Overloaded, WeightsMissing
+from models.errors import WeightsMissing
+from models.runtime import load_runtime, warm_up
 from models.weights import Places, default_cache, find_head, find_tagger
 from serve.api import Listens, build_api
+from serve.autoscaling import BACKLOG, QueuedSeconds
 from serve.gate import GateRules
 from serve.metrics import StageMeter, read_metrics
 from serve.problems import RETRY_AFTER_S
-from serve.schemas import ModelsAnswer, ServedModel, ServiceArgs, StageScaling
+from serve.remote import RemoteStage
+from serve.schemas import PACES, ModelsAnswer, ServedModel, ServiceArgs, StageScaling
 from serve.stages import Listener, Network, NetworkStage, OpinionPolicy, Spectrogram
 
 APP_NAME = "earshot"
-PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)  # between the tries of a call whose replica died
 
 MAX_SAMPLES_PER_S = 96_000 * 2  # of the longest sound: two channels at 96 kHz
-HEALTH_CHECK_PERIOD_S = 2
-HEALTH_CHECK_TIMEOUT_S = 10
+HEALTH_CHECK_PERIOD_S = 1
+HEALTH_CHECK_TIMEOUT_S = 3  # three in a row take a replica out; a check waits for the event loop, not for the work
 GRACEFUL_SHUTDOWN_S = 10
-
-logger = logging.getLogger("earshot.app")
-
-
-class RemoteStage:
-    """A stage in another replica: it has that stage's methods.
-
-    A call whose replica died is sent again (stages are idempotent); our own errors and full queues are not tried again.
-    """
-
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
-        return functools.partial(self._call, method)
-
-    async def _call(self, method: str, *args: object) -> Any:
-        pauses_s = iter(PAUSES_S)
-        while True:
-            try:
-                return await getattr(self._handle, method).remote(*args)
-            except (BackPressureError, DeploymentUnavailableError) as error:
-                raise Overloaded("every queue is full: send the request again a little later") from error
-            except RayActorError as error:
-                if (pause_s := next(pauses_s, None)) is None:
-                    raise Overloaded("a stage of the service is down: send the request again a little later") from error
-                logger.warning("%s: the replica died, trying again", method)
-                await asyncio.sleep(pause_s)
+MAX_SURGE_PERCENT = (
+    50  # of a deployment's replicas: new ones start, and must pass their check, before any old one is stopped
+)
+PATIENCE_NETWORK, PATIENCE_LISTENER = 1 / 6, 1 / 3  # of the deadline, before another replica is asked, too
 
 
 def _bundles(args: ServiceArgs) -> tuple[Bundle, Bundle | None]:
@@ -106,10 +79,15 @@ class YamnetDeployment(NetworkStage):
 
     def __init__(self, args: ServiceArgs) -> None:
         super().__init__(_bundles(args)[0].path, StageMeter("yamnet"), args.device)
+        self._full_s = args.yamnet.full_s
 
     async def check_health(self) -> None:
         """Ray Serve's health check."""
-        await self.check_ready()
+        self.check_alive()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve's autoscaler hears of this replica."""
+        return {BACKLOG: self.backlog.audio_s(self._full_s)}
 
 
 class HeadDeployment(NetworkStage):
@@ -120,25 +98,41 @@ class HeadDeployment(NetworkStage):
         if bundle is None:
             raise WeightsMissing("no second opinion here: name its folder with --head")
         super().__init__(bundle.path, StageMeter("vggish-head"), args.device)
+        self._full_s = args.vggish_head.full_s
 
     async def check_health(self) -> None:
         """Ray Serve's health check."""
-        await self.check_ready()
+        self.check_alive()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve's autoscaler hears of this replica."""
+        return {BACKLOG: self.backlog.audio_s(self._full_s)}
 
 
 class SpectrogramDeployment(Listener):
     """The spectrogram stage in replicas of its own. It holds the frames, so it also leads them on to the networks."""
 
     def __init__(self, args: ServiceArgs, yamnet: DeploymentHandle, head: DeploymentHandle | None) -> None:
+        self._full_s = args.spectrogram.full_s
         tagger, head_bundle = _bundles(args)
-        remote_head = cast(Network, RemoteStage(head)) if head else None
+        patience_s = args.deadline_s * PATIENCE_NETWORK
+        remote_head = cast(Network, RemoteStage(head, patience_s)) if head else None
         super().__init__(
-            _spectrogram(args), cast(Network, RemoteStage(yamnet)), tagger, remote_head, head_bundle, _policy(args)
+            _spectrogram(args),
+            cast(Network, RemoteStage(yamnet, patience_s)),
+            tagger,
+            remote_head,
+            head_bundle,
+            _policy(args),
         )
 
     async def check_health(self) -> None:
         """Ray Serve's health check: of this stage alone, the networks have their own."""
-        await self._spectrogram.check_ready()
+        self.check_alive()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve's autoscaler hears of this replica: what it decodes, not what it waits for."""
+        return {BACKLOG: self._spectrogram.backlog.audio_s(self._full_s)}
 
 
 @serve.ingress()
@@ -150,13 +144,21 @@ class Api:
         tagger, head = _bundles(args)
         self._models = describe_models(tagger, head)
         self._listener: Listens = (
-            cast(Listens, RemoteStage(spectrogram)) if spectrogram else build_listener(args, tagger, head)
+            cast(Listens, RemoteStage(spectrogram, args.deadline_s * PATIENCE_LISTENER))
+            if spectrogram
+            else build_listener(args, tagger, head)
         )
 
     async def check_health(self) -> None:
         """Ray Serve's health check; stages elsewhere have their own."""
-        if self._args.placement == "fused":
-            await self._listener.check_ready()
+        if isinstance(self._listener, Listener):
+            self._listener.check_alive()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Ray Serve's autoscaler hears of this replica: nothing where it only passes sounds on."""
+        return (
+            {BACKLOG: self._listener.backlog_s(self._args.api.full_s)} if isinstance(self._listener, Listener) else {}
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         args = self._args
@@ -179,19 +181,29 @@ def build_listener(args: ServiceArgs, tagger: Bundle, head: Bundle | None) -> Li
     return Listener(_spectrogram(args), yamnet, tagger, head_stage, head, _policy(args))
 
 
-def _deployment(kind: type, name: str, scaling: StageScaling) -> serve.Deployment:
-    """A plain class -> a Serve deployment of that name, scaled as said."""
-    number: dict[str, Any] = {"num_replicas": scaling.replicas}
-    if scaling.replicas is None:
-        number = {
-            "autoscaling_config": AutoscalingConfig(
-                min_replicas=scaling.min_replicas,
-                max_replicas=scaling.max_replicas,
-                target_ongoing_requests=scaling.target_ongoing_requests,
-                upscale_delay_s=scaling.upscale_delay_s,
-                downscale_delay_s=scaling.downscale_delay_s,
-            )
-        }
+def _autoscaling(scaling: StageScaling) -> AutoscalingConfig:
+    """Bounds, policy and pace in Ray Serve's words; its own delay on growing is none: the look-back smooths."""
+    pace, policy, shrink_after_s = PACES[scaling.pace], AutoscalingPolicy(), PACES[scaling.pace].shrink_after_s
+    if scaling.policy == "queued_seconds":
+        given = {"full_s": scaling.full_s, "shrink_after_s": shrink_after_s}
+        policy, shrink_after_s = AutoscalingPolicy(policy_function=QueuedSeconds, policy_kwargs=given), 0
+    return AutoscalingConfig(
+        min_replicas=scaling.min_replicas,
+        max_replicas=scaling.max_replicas,
+        target_ongoing_requests=scaling.target_ongoing_requests,
+        metrics_interval_s=pace.report_every_s,
+        look_back_period_s=pace.look_back_s,
+        upscale_delay_s=0,
+        downscale_delay_s=shrink_after_s,
+        policy=policy,
+    )
+
+
+def _deployment(
+    kind: type, name: str, scaling: StageScaling, longest_s: float = GRACEFUL_SHUTDOWN_S
+) -> serve.Deployment:
+    """A plain class -> a Serve deployment of that name, scaled as said; a replica that goes has `longest_s` to finish."""
+    number = {"num_replicas": scaling.replicas} if scaling.replicas else {"autoscaling_config": _autoscaling(scaling)}
     return serve.deployment(
         name=name,
         max_ongoing_requests=scaling.max_ongoing_requests,
@@ -200,7 +212,8 @@ def _deployment(kind: type, name: str, scaling: StageScaling) -> serve.Deploymen
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=1,
-        graceful_shutdown_timeout_s=GRACEFUL_SHUTDOWN_S,
+        graceful_shutdown_timeout_s=longest_s,
+        max_surge_percent=MAX_SURGE_PERCENT,
         ray_actor_options={"num_cpus": scaling.num_cpus, "num_gpus": scaling.num_gpus},
         logging_config={"enable_access_log": False},
         **number,
@@ -210,15 +223,25 @@ def _deployment(kind: type, name: str, scaling: StageScaling) -> serve.Deploymen
 def build(args: ServiceArgs) -> Application:
     """The application, as `serve run serve.app:build` and serve/earshot.yaml build it.
 
-    Raises WeightsMissing or WeightsCorrupt before anything is deployed.
+    Raises WeightsMissing, WeightsCorrupt or what else the models raise when they are tried, before anything is deployed: a version that
+    works stays untouched. What goes wrong only on another node is met by MAX_SURGE_PERCENT.
     """
-    head = _bundles(args)[1]
+    for bundle in _bundles(args):
+        if bundle is not None:
+            warm_up(load_runtime(bundle, "cpu"), bundle.card.front_end)
+    return compose(args)
+
+
+def compose(args: ServiceArgs) -> Application:
+    """The application of models that were not tried here. Raises WeightsMissing or WeightsCorrupt."""
+    head, longest_s = _bundles(args)[1], args.deadline_s
+    api = _deployment(Api, "Api", args.api, args.body_timeout_s + longest_s)
     if args.placement == "fused":
-        return _deployment(Api, "Api", args.api).bind(args)
-    yamnet = _deployment(YamnetDeployment, "Yamnet", args.yamnet).bind(args)
-    opinion = _deployment(HeadDeployment, "VggishHead", args.vggish_head).bind(args) if head else None
-    spectrogram = _deployment(SpectrogramDeployment, "Spectrogram", args.spectrogram).bind(args, yamnet, opinion)
-    return _deployment(Api, "Api", args.api).bind(args, spectrogram)
+        return api.bind(args)
+    yamnet = _deployment(YamnetDeployment, "Yamnet", args.yamnet, longest_s).bind(args)
+    opinion = _deployment(HeadDeployment, "VggishHead", args.vggish_head, longest_s).bind(args) if head else None
+    spectrogram = _deployment(SpectrogramDeployment, "Spectrogram", args.spectrogram, longest_s)
+    return api.bind(args, spectrogram.bind(args, yamnet, opinion))
 
 
 def build_page(make_asgi: Callable[[], ASGIApp]) -> Application:

@@ -14,6 +14,7 @@ import numpy as np
 
 from models.frontend import FloatArray
 from models.runtime import BATCH_PATCHES, Network
+from serve.pulse import Pulse
 
 TURN_PATCHES = 10  # of one request at a time: a 5-s clip in one turn, while a long clip lets short ones pass
 
@@ -52,6 +53,7 @@ class GreedyBatcher:
         self._queue: deque[_Request] = deque()
         self._drainer: asyncio.Task[None] | None = None
         self._observe = observe
+        self.pulse = Pulse("the network")
 
     async def run(self, patches: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Patches [P, frames, 64] -> scores [P, C], embeddings [P, D]. Raises what the network raises."""
@@ -67,7 +69,7 @@ class GreedyBatcher:
             began_s = time.perf_counter()
             try:
                 patches = np.concatenate([request.patches[start:stop] for request, start, stop in shares])
-                scores, embeddings = await loop.run_in_executor(self._worker, self._network, patches)
+                scores, embeddings = await loop.run_in_executor(self._worker, self._compute, patches)
             except Exception as error:  # the network's; every request of the batch must hear of it
                 self._fail(shares, error)
                 continue
@@ -78,6 +80,11 @@ class GreedyBatcher:
                 request.began_s = request.began_s or began_s
                 request.compute_s += compute_s
                 self._deliver(request, (scores[rows], embeddings[rows]))
+
+    def _compute(self, patches: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """In the worker's thread."""
+        with self.pulse.at_work():
+            return self._network(patches)
 
     def _take(self) -> list[tuple[_Request, int, int]]:
         """The next batch: (request, first patch, end), a turn of each request in the order they wait."""

@@ -27,6 +27,8 @@ def add_verbs(cli: typer.Typer, make_page: "Callable[[Settings], ASGIApp]") -> N
         ui: Annotated[bool | None, typer.Option("--ui/--no-ui", help="serve the page at /ui")] = None,
         placement: Annotated[str | None, typer.Option(help="fused | separate [default: fused]")] = None,
         replicas: Annotated[int | None, typer.Option(help="replicas (of each stage) [default: one per core]")] = None,
+        max_replicas: Annotated[int | None, typer.Option(help="scale with the load, up to so many replicas")] = None,
+        pace: Annotated[str | None, typer.Option(help="how fast it scales: demo | production")] = None,
         second_opinion_rate: Annotated[float | None, typer.Option(help="share of sounds asked twice, 0-1")] = None,
         unsure_below: Annotated[float | None, typer.Option(help="ask twice when no label's peak reaches this")] = None,
         max_duration_s: Annotated[float | None, typer.Option(help="longest sound over HTTP [default: 600]")] = None,

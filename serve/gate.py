@@ -183,5 +183,27 @@ def _access_logger(path: Path | None) -> logging.Logger | None:
     log.propagate = False
     log.setLevel(logging.INFO)
     if not log.handlers:
-        log.addHandler(logging.handlers.WatchedFileHandler(path))
+        log.addHandler(_AccessFile(path))
     return log
+
+
+class _AccessFile(logging.handlers.WatchedFileHandler):
+    """The access log's file. A disk that is full, or a folder that is gone, costs lines and no request; it is said once each time."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._broken = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line, if it can."""
+        try:
+            self.reopenIfNeeded()
+            if self.stream is None:
+                self.stream = self._open()
+            self.stream.write(self.format(record) + self.terminator)
+            self.stream.flush()
+            self._broken = False
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed when it broke
+            if not self._broken:
+                logger.warning("the access log cannot be written, its lines are lost: %s", error)
+            self._broken = True

@@ -30,8 +30,12 @@ QUIET = {"enable_access_log": False, "log_level": "WARNING"}
 
 def service_args(settings: Settings, tagger: Bundle, head: Bundle | None) -> ServiceArgs:
     """The settings of one machine, and the models that were found -> the builder's arguments."""
+    fixed = settings.replica_count if settings.placement == "fused" else settings.replicas or 1
     stage = StageScaling(
-        replicas=settings.replica_count if settings.placement == "fused" else settings.replicas or 1,
+        replicas=None if settings.max_replicas else fixed,
+        min_replicas=settings.replicas or 1,
+        max_replicas=settings.max_replicas or fixed,
+        pace=settings.pace,
         num_cpus=0,  # one machine: the operating system shares the cores out
         max_ongoing_requests=settings.max_in_flight + REFUSALS,
         max_queued_requests=settings.max_in_flight + REFUSALS,
@@ -117,14 +121,14 @@ def _deploy_api(settings: Settings, args: ServiceArgs) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    from serve.app import APP_NAME, build
+    from serve.app import APP_NAME, compose
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     options = HTTPOptions(host=settings.host, port=settings.port, request_timeout_s=None)
     with ThreadPoolExecutor(1) as aside:
         proxies = aside.submit(serve.start, http_options=options, logging_config=QUIET)
         _wait_for_controller(proxies)
-        serve.run(build(args), name=APP_NAME, route_prefix="/", logging_config=QUIET)
+        serve.run(compose(args), name=APP_NAME, route_prefix="/", logging_config=QUIET)
         proxies.result()
 
 

@@ -1,5 +1,6 @@
 """Shapes of the HTTP API beyond models.answer: the documents in and out, and the builder's arguments."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,17 +61,43 @@ class ModelsAnswer(BaseModel):
     models: list[ServedModel]
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast a deployment follows its load.
+
+    Each replica tells its backlog every `report_every_s`; what decides is the mean over `look_back_s`, 10 times a second;
+    a replica is given up when it was not wanted for `shrink_after_s`.
+    """
+
+    report_every_s: float
+    look_back_s: float
+    shrink_after_s: float
+
+
+PaceName = Literal["demo", "production"]
+PACES: dict[PaceName, Pace] = {"demo": Pace(0.1, 1.0, 5.0), "production": Pace(0.25, 1.5, 60.0)}
+
+
 class StageScaling(BaseModel):
-    """How one deployment scales: a fixed number of replicas, or between two bounds on its own backlog."""
+    """How one deployment scales: a fixed number of replicas, or between two bounds on its own backlog.
+
+    serve/autoscaling.py has the formula, serve/earshot.yaml explains the settings.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
+    # How many replicas.
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(4, ge=1)
     replicas: int | None = Field(None, ge=1, description="a fixed number instead of scaling")
-    target_ongoing_requests: float = Field(4, gt=0)
-    upscale_delay_s: float = Field(0, ge=0)
-    downscale_delay_s: float = Field(60, ge=0)
+
+    # What a replica may be burdened with before there are more, and how fast that happens.
+    policy: Literal["queued_seconds", "ongoing_requests"] = "queued_seconds"
+    full_s: float = Field(50, gt=0, description="seconds of audio that one replica may hold, queued and at work")
+    target_ongoing_requests: float = Field(4, gt=0, description="per replica, where no seconds are known")
+    pace: PaceName = "production"
+
+    # What one replica takes.
     max_ongoing_requests: int = Field(64, ge=1)
     max_queued_requests: int = Field(128, ge=-1)
     num_cpus: float = Field(0.5, ge=0, description="cores that Ray reserves; four stages fit a laptop of two")
@@ -84,7 +111,7 @@ class ServiceArgs(BaseModel):
 
     # What to serve.
     weights: Path | None = Field(None, description="a model's folder, or one with YAMNet's files; looked for when None")
-    weights_folder: Path | None = None
+    weights_folder: str | Path | None = Field(None, description="a folder, or the address of a store: s3://...")
     head: Path | None = None
     cache: Path | None = None
     download: bool = True

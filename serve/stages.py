@@ -24,7 +24,9 @@ from models.errors import EarshotError
 from models.frontend import FloatArray
 from models.runtime import Device, load_runtime, trial_patch, warm_up
 from models.tagger import Scorer, Sound, is_unsure, read_frames, second_opinion, why_ask
+from serve.backlog import Backlog, guess_length_s
 from serve.batching import GreedyBatcher
+from serve.pulse import Pulse
 
 TURN_BLOCKS = 5  # of 3 s at 44.1 kHz: a short clip is done in one turn, a long one lets others pass every 20 ms or so
 
@@ -60,6 +62,8 @@ class Spectrogram:
     def __init__(self, limits: Limits, meter: Meter) -> None:
         self._limits = limits
         self._meter = meter
+        self.backlog = Backlog()
+        self._pulse = Pulse("the spectrogram")
         self._worker = ThreadPoolExecutor(1, "spectrogram")
         self._painter = ThreadPoolExecutor(1, "painter")
 
@@ -67,7 +71,8 @@ class Spectrogram:
         """A whole sound -> its frames [F, 64]. Raises models.errors.BadInput's kinds."""
         reader = AudioReader(audio, self._limits)
         try:
-            frames = np.concatenate([block async for block in self._blocks(reader)])
+            with self.backlog.holding(guess_length_s(audio, self._limits.max_duration_s)):
+                frames = np.concatenate([block async for block in self._blocks(reader)])
         except EarshotError as error:
             self._meter.error(error.slug)
             raise
@@ -81,7 +86,8 @@ class Spectrogram:
 
         def work() -> tuple[float, float, list[FloatArray]]:
             began_s = time.perf_counter()
-            done = list(itertools.islice(blocks, TURN_BLOCKS))
+            with self._pulse.at_work():
+                done = list(itertools.islice(blocks, TURN_BLOCKS))
             return began_s, time.perf_counter() - began_s, done
 
         while True:
@@ -98,6 +104,10 @@ class Spectrogram:
     async def check_ready(self) -> bool:
         """Does the worker answer?"""
         return await asyncio.get_running_loop().run_in_executor(self._worker, lambda: True)
+
+    def check_alive(self) -> None:
+        """Raises WorkerStuck; a busy worker is a healthy one."""
+        self._pulse.check()
 
     async def draw(self, audio: bytes) -> bytes:
         """A sound -> a PNG of its log-mel."""
@@ -116,6 +126,7 @@ class NetworkStage:
         self.scorer = Scorer(bundle, load_runtime(bundle, device))
         warm_up(self.scorer.network, self._front_end)
         self._meter = meter
+        self.backlog = Backlog()
         self._batcher = GreedyBatcher(self.scorer.network, ThreadPoolExecutor(1, bundle.card.name), meter.times)
 
     async def score(self, frames: FloatArray, options: Options) -> Scored:
@@ -131,9 +142,11 @@ class NetworkStage:
         return Embedded(embeddings, hop_s, self._front_end.patch_s)
 
     async def _run(self, frames: FloatArray, hop_s: float) -> tuple[FloatArray, FloatArray]:
-        self._meter.request(len(frames) / 100)
+        audio_s = len(frames) / 100
+        self._meter.request(audio_s)
         try:
-            return await self._batcher.run(self.scorer.patches(frames, hop_s))
+            with self.backlog.holding(audio_s):
+                return await self._batcher.run(self.scorer.patches(frames, hop_s))
         except Exception as error:
             self._meter.error(type(error).__name__)
             raise
@@ -142,6 +155,10 @@ class NetworkStage:
         """Does the network answer?"""
         await self._batcher.run(trial_patch(self._front_end))
         return True
+
+    def check_alive(self) -> None:
+        """Raises WorkerStuck; a busy worker is a healthy one."""
+        self._batcher.pulse.check()
 
 
 @dataclass(frozen=True)
@@ -197,6 +214,17 @@ class Listener:
     async def draw(self, audio: bytes) -> bytes:
         """A sound -> a PNG of its log-mel."""
         return await self._spectrogram.draw(audio)
+
+    def backlog_s(self, most_s: float) -> float:
+        """Seconds of audio in the stages of this process, queued and at work; a sound counts as at most `most_s`."""
+        stages = (self._spectrogram, self._yamnet, self._head)
+        return sum(stage.backlog.audio_s(most_s) for stage in stages if isinstance(stage, Spectrogram | NetworkStage))
+
+    def check_alive(self) -> None:
+        """Raises WorkerStuck for a stage of this process; those elsewhere are asked there."""
+        for stage in (self._spectrogram, self._yamnet, self._head):
+            if isinstance(stage, Spectrogram | NetworkStage):
+                stage.check_alive()
 
     async def check_ready(self) -> bool:
         """Does every stage answer?"""

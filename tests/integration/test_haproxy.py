@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -29,11 +30,14 @@ frontend prometheus
 frontend http_frontend
     bind 127.0.0.1:{port}
     use_backend dead if {{ path_beg /dead }}
+    use_backend broken if {{ path_beg /broken }}
     default_backend default_backend
 backend default_backend
     http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found."
 backend dead
     server gone 127.0.0.1:{dead}
+backend broken
+    server hangs-up 127.0.0.1:{broken}
 listen stats
   bind *:{stats}
   stats enable
@@ -42,7 +46,7 @@ listen stats
 
 @pytest.fixture
 def ports() -> dict[str, int]:
-    return {name: free_port() for name in ("metrics", "port", "dead", "stats")}
+    return {name: free_port() for name in ("metrics", "port", "dead", "broken", "stats")}
 
 
 @pytest.fixture
@@ -71,6 +75,17 @@ def test_its_own_503_stays_a_503_in_our_words(proxy: str) -> None:
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["retry-after"] == "1"
+    assert answer.json()["type"] == "/problems/unavailable"
+
+
+def test_a_replica_that_dies_over_a_request_is_a_503_too(proxy: str, ports: dict[str, int]) -> None:
+    with socket.create_server(("127.0.0.1", ports["broken"])) as replica, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{proxy}/broken", content=b"x", timeout=20)
+        connection, _ = replica.accept()
+        connection.recv(1000)
+        connection.close()
+        answer = asked.result()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["type"] == "/problems/unavailable"
 
 

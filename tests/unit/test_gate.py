@@ -118,6 +118,31 @@ def test_access_log_has_one_json_object_a_request(listener: Listener, tmp_path: 
     assert json.loads(log.read_text())["status"] == 404
 
 
+def test_a_full_disk_under_the_access_log_costs_no_request_and_is_said_once(
+    listener: Listener, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with run_api(listener, access_log=Path("/dev/full")) as api:
+        assert [api.classify().status_code for _ in range(5)] == [200] * 5
+    told = [record.getMessage() for record in caplog.records if "access log" in record.getMessage()]
+    assert len(told) == 1
+    assert "No space left" in told[0]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_access_log_whose_folder_was_taken_away_costs_no_request_and_is_written_again_when_it_is_back(
+    listener: Listener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "deep" / "access.jsonl"
+    with run_api(listener, access_log=log) as api:
+        assert api.classify().status_code == 200
+        log.parent.rename(tmp_path / "away")
+        assert [api.classify().status_code for _ in range(3)] == [200] * 3
+        log.parent.mkdir()
+        assert api.classify().status_code == 200
+        wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
+    assert len([record for record in caplog.records if "access log" in record.getMessage()]) == 1
+
+
 def test_client_that_hangs_up_is_logged_as_such_and_not_as_a_fault(
     listener: Listener, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,8 +9,8 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from cluster.settings import Settings
-from models.bundle import load_bundle
-from models.errors import WeightsMissing
+from models.bundle import load_bundle, save_bundle
+from models.errors import WeightsCorrupt, WeightsMissing
 from serve.app import build
 from serve.run import service_args
 from serve.schemas import ServiceArgs
@@ -36,3 +36,15 @@ def test_every_replica_gets_the_very_models_that_were_found(tone_tagger: Path, t
 def test_a_cluster_without_weights_does_not_serve_the_starter_unasked(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="earshot weights fetch yamnet"):
         build(ServiceArgs(cache=tmp_path, download=False))
+
+
+def test_a_version_whose_network_does_not_load_is_refused_before_it_is_deployed(
+    tmp_path: Path, tone_tagger: Path
+) -> None:
+    good = load_bundle(tone_tagger)
+    bad = save_bundle(
+        tmp_path / "bad", {"int8": b"no graph"}, good.labels, name="bad", version="2", front_end=good.card.front_end
+    )
+    for placement in ("fused", "separate"):
+        with pytest.raises(WeightsCorrupt, match="does not load"):
+            build(ServiceArgs(weights=bad.path, download=False, placement=placement))
