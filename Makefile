@@ -2,6 +2,8 @@
 # make test    set up everything, run the gates and every test
 # make check   the gates alone: format, lint, types, floors
 # make bench   measure the service side by side with its peers
+# make bench-load   load `earshot up` with Artillery and draw what happens (ARGS="--test 1 | 2 | ramp", --short)
+# make bench-chaos  kill and stop parts of a running service under load (ARGS="--only Yamnet")
 # make bench-train  train on ESC-10, every architecture by folds
 # make bench-data   measure the bulk jobs side by side with other ways to do the same work
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +12,7 @@ BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv
 ARGS ?=
 
-.PHONY: setup up test check bench bench-data bench-train clean
+.PHONY: setup up test check bench bench-chaos bench-data bench-load bench-train clean
 .DELETE_ON_ERROR:
 
 setup: .venv/.all
@@ -32,6 +34,12 @@ bench: .venv/.all .venv-bench/.done
 
 bench-data: .venv/.all
 	@$(BIN)/python -m benchmarks.data $(ARGS)
+
+bench-chaos: .venv/.all
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+bench-load: .venv/.all
+	@$(BIN)/python -m benchmarks.load $(ARGS)
 
 bench-train: .venv/.all
 	@$(BIN)/python -m benchmarks.training $(ARGS)

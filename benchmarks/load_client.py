@@ -54,6 +54,8 @@ async def send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
         await reader.readline()
     else:
         body = await reader.readexactly(int(headers.get("content-length", 0)))
+    if headers.get("connection", "").lower() == "close":  # as a proxy that is about to be replaced says
+        writer.close()
     return status, body
 
 
@@ -66,7 +68,7 @@ class Connection:
 
     async def ask(self, request: bytes) -> int:
         """Sends a request and gives the answer's status, or DROPPED, once. Raises OSError when nobody listens."""
-        if self._streams is None:
+        if self._streams is None or self._streams[1].is_closing():
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
         try:
             return (await send(*self._streams, request))[0]

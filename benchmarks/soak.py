@@ -1,11 +1,14 @@
 """Does memory stay flat? 10,000 requests at 16 connections.
 
 Every answer must be 200, no process more than 5 % larger than at request 2,000; exit code 1 when that does not hold.
-`python -m benchmarks.soak` starts `earshot up` itself; `--port P` looks at one that runs.
+`python -m benchmarks.soak` starts `earshot up` itself; `--port P` looks at one that runs. With `--minutes M` it goes by the clock instead,
+at half of what the service carries, and draws memory, file descriptors and temporary files.
 """
 
 import argparse
+import dataclasses
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -13,12 +16,15 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.clips import Inputs, Unusable, load_inputs
+from benchmarks.clips import ROOT, Inputs, Unusable, load_inputs
 from benchmarks.load_client import make_request, run_closed, run_on_last_core
 from benchmarks.process_tree import pss_by_process_mib, short_name
+from benchmarks.report import save
+from benchmarks.soak_steady import draw_soak, judge, measure_capacity, soak_steadily
 from benchmarks.systems import PORT, NotRunning, earshot, end_on_sigterm, running
 from cluster.processes import find_service
 
+RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 WARM_UP_REQUESTS = 500
 STEP_REQUESTS = 500
 SETTLED_AFTER = 2_000
@@ -36,7 +42,10 @@ def main() -> None:
     end_on_sigterm()
     try:
         inputs = load_inputs(args.clips, args.weights)
-        good = _soak_running(args.port, inputs, args) if args.port else _soak_started(inputs, args)
+        if args.minutes:
+            good = _soak_by_the_clock(inputs, args)
+        else:
+            good = _soak_running(args.port, inputs, args) if args.port else _soak_started(inputs, args)
     except (Unusable, NotRunning, ConnectionError) as error:
         err.print(f"soak: {error}", highlight=False, soft_wrap=True, markup=False)
         sys.exit(2 if isinstance(error, Unusable) else 1)
@@ -50,6 +59,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="a running service's port, instead of starting one")
     parser.add_argument("--placement", choices=("fused", "separate"), default="fused")
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--minutes", type=float, help="go by the clock, at half capacity")
+    parser.add_argument("--rate", type=float, help="requests per second of --minutes, instead of half capacity")
+    parser.add_argument("--picture", type=Path, default=ROOT / "build" / "soak.png", help="what --minutes draws")
+    parser.add_argument("--save", action="store_true", help="append the table of --minutes to RESULTS.md")
     return parser.parse_args()
 
 
@@ -63,6 +76,26 @@ def _soak_running(port: int, inputs: Inputs, args: argparse.Namespace) -> bool:
 def _soak_started(inputs: Inputs, args: argparse.Namespace) -> bool:
     with running(earshot(args.placement, inputs.bundle.path)) as service:
         return soak(service, PORT, inputs.bodies["ogg"], args.requests)
+
+
+def _soak_by_the_clock(inputs: Inputs, args: argparse.Namespace) -> bool:
+    with tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp") as folder:  # short: Ray's sockets lie in it
+        system = earshot(args.placement, inputs.bundle.path)
+        own = {"TMPDIR": folder, "RAY_TMPDIR": folder}
+        with running(dataclasses.replace(system, environment=own)) as service:
+            requests = [make_request(PORT, "/v1/classify", body) for body in inputs.bodies["ogg"]]
+            run_on_last_core(run_closed(PORT, requests, CONNECTIONS, count=WARM_UP_REQUESTS))
+            rate = args.rate or measure_capacity(PORT, requests) / 2
+            looks, statuses = soak_steadily(service, PORT, requests, args.minutes, rate, Path(folder))
+    if not looks:
+        raise NotRunning("ended before the first look")
+    table, flat = judge(looks, rate, statuses)
+    args.picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_soak(looks, rate, args.picture)
+    out.print(table, f"picture: {args.picture}")
+    if args.save:
+        save(table, RESULTS, f"`benchmarks.soak --minutes {args.minutes:g}`.")
+    return flat and set(statuses) == {200}
 
 
 def soak(service: psutil.Process, port: int, bodies: list[bytes], count: int) -> bool:
