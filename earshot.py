@@ -25,6 +25,7 @@ def build_cli() -> "typer.Typer":
     import typer
 
     import cluster.cli
+    import cluster.cli_cluster
     import pipelines.cli
     import serve.cli
     import tune.cli
@@ -41,6 +42,7 @@ def build_cli() -> "typer.Typer":
     pipelines.cli.add_verbs(cli)
     tune.cli.add_verbs(cli)
     cluster.cli.add_verbs(cli)
+    cluster.cli_cluster.add_verbs(cli)
     return cli
 
 

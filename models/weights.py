@@ -1,8 +1,8 @@
 """Where weights and models are looked for, and how what is missing is fetched.
 
-Order of look-up: the path the user gave, the weights folder (EARSHOT_WEIGHTS), the user's cache, a download from the official address,
-and where the user named no place of their own, the starter weights in the repository. A file with another hash is refused. Knows nothing
-of Ray, HTTP or the environment.
+Order of look-up: the path the user gave, the weights folder or shared store (EARSHOT_WEIGHTS), the user's cache, a download from the
+official address, and where the user named no place of their own, the starter weights in the repository. A file with another hash is
+refused. Knows nothing of Ray, HTTP or the environment.
 """
 
 import logging
@@ -35,22 +35,40 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class Places:
-    """Where weights are looked for, in this order: `explicit`, `folder`, `cache`, a download into `cache`, `starter`."""
+    """Where weights are looked for, in this order: `explicit`, `folder`, `cache`, a download into `cache`, `starter`.
+
+    `folder` may be the address of a store (s3://bucket/weights): what it holds is copied into `cache`.
+    """
 
     explicit: Path | None = None
-    folder: Path | None = None
+    folder: Path | str | None = None
     cache: Path = field(default_factory=default_cache)
     download: bool = True
     starter: Path | None = STARTER
 
+    @property
+    def store(self) -> str | None:
+        """The address of the shared store, where `folder` is one."""
+        return str(self.folder) if self.folder and "://" in str(self.folder) else None
+
+    def search(self, name: str) -> Iterator[Path]:
+        """As `folders`, and before them the copy of what the shared store holds. Raises StoreFailed, WeightsCorrupt."""
+        if self.store and not self.explicit:
+            from models.weights_store import copy_weights  # brings pyarrow along
+
+            copied = copy_weights(self.store, name, self.cache, at_root=name != HEAD)
+            if copied:
+                yield copied
+        yield from self.folders(name)
+
     def folders(self, name: str) -> Iterator[Path]:
-        """The folders that may hold the named weights, in the order of look-up."""
+        """The folders of this machine that may hold the named weights, in the order of look-up."""
         if self.explicit:
             yield self.explicit.parent if self.explicit.is_file() else self.explicit
             return
-        if self.folder:
-            yield self.folder
-            yield self.folder / name
+        if self.folder and not self.store:
+            yield Path(self.folder)
+            yield Path(self.folder) / name
         yield self.cache / name
 
 
@@ -60,7 +78,7 @@ def find_weights(name: str, places: Places, *, briefly: bool = False) -> Path:
     Raises WeightsMissing (saying what to do), WeightsCorrupt.
     """
     weights = known(name)
-    for folder in places.folders(name):
+    for folder in places.search(name):
         if all((folder / file.name).is_file() for file in weights.files):
             verify_weights(weights, folder)
             return folder
@@ -102,7 +120,7 @@ def fetch_weights(name: str, places: Places, *, briefly: bool = False) -> Path:
 
 def _how_to_get(name: str, places: Places, reason: str) -> str:
     files = "\n".join(f"    {file.name}  from  {file.urls[0]}" for file in known(name).files)
-    folders = " or ".join(str(folder) for folder in places.folders(name))
+    folders = " or ".join([*filter(None, [places.store]), *(str(folder) for folder in places.folders(name))])
     return (
         f"the weights {name!r} are not here, and cannot be downloaded: {reason}.\n"
         f"On a machine with internet run:  earshot weights fetch {name}\n"
@@ -116,7 +134,7 @@ def find_tagger(places: Places) -> Bundle:
 
     Raises WeightsMissing, WeightsCorrupt, and BadOption for a model that cannot be served.
     """
-    for folder in places.folders("yamnet"):
+    for folder in places.search("yamnet"):
         if (folder / CARD).is_file():
             return load_servable(folder)
     starter = _stand_in(STARTER_TAGGER, places)
@@ -136,7 +154,7 @@ def find_head(places: Places, tagger: Bundle | None = None) -> Bundle | None:
     """
     if places.explicit:
         return load_servable(places.explicit)
-    for folder in places.folders(HEAD):
+    for folder in places.search(HEAD):
         if folder.name == HEAD and (folder / CARD).is_file():
             return load_servable(folder)
     starter = find_starter(STARTER_HEAD, places) if tagger else None

@@ -56,6 +56,10 @@ class AnswerWork:
     made: Made
 
     @property
+    def needs(self) -> tuple[Path, ...]:
+        return (self.bundle,)
+
+    @property
     def schema(self) -> pa.Schema:
         fields = [
             ("duration_s", pa.float64()),
@@ -87,6 +91,10 @@ class PartWork:
     @property
     def made(self) -> Made:
         return self.answers.made
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        return self.answers.needs
 
     @property
     def schema(self) -> pa.Schema:
@@ -133,6 +141,10 @@ class JoinWork:
     @property
     def made(self) -> Made:
         return self.answers.made
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        return self.answers.needs
 
     @property
     def schema(self) -> pa.Schema:

@@ -6,6 +6,7 @@ task that Ray runs twice writes the same file twice. Reading, decoding, computin
 """
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import logging
@@ -14,6 +15,7 @@ import traceback
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -26,6 +28,7 @@ from models.errors import BadInput, EarshotError, JobFailed
 from models.features import ERROR_SCHEMA, ERRORS, ITEM, Made, schema_metadata
 from models.storage import Store
 from pipelines.plan import PART_COLUMNS, weigh
+from pipelines.shipping import are_here, pack_files, unpack_files
 
 ROW_GROUP_BYTES = 8 << 20
 TASKS_PER_CORE = 4  # of a small job, so that all cores end together
@@ -45,6 +48,11 @@ class Work(Protocol):
     @property
     def schema(self) -> pa.Schema:
         """The computed columns: they follow the data set's own, or replace those of the same name."""
+        ...
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        """Files and model folders that a task reads besides the items: they go along to other machines."""
         ...
 
     def compute(self, item: Row, source: BinaryIO) -> Iterator[Row]:
@@ -90,17 +98,21 @@ def open_ray(settings: Settings, workers: int | None) -> Iterator[Runner]:
     """A runner on Ray Data while the block runs: on this machine's `workers` cores, or on the cluster that the settings name."""
     prepare_environment(settings)
     with open_session(settings.model_copy(update={"object_store_mib": OBJECT_STORE_MIB}), num_cpus=workers):
-        yield _run_on_ray
+        yield functools.partial(_run_on_ray, ships=settings.ray_address != "local")
 
 
-def _run_on_ray(job: Job, chunks: list[pa.Table]) -> Iterator[Tally]:
+def _run_on_ray(job: Job, chunks: list[pa.Table], *, ships: bool) -> Iterator[Tally]:
     import ray.data
     from ray.exceptions import RayError
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False  # the driver has its own
     tasks = ray.data.from_arrow(_cut_tasks(chunks, cores=int(ray.cluster_resources().get("CPU", 1))))
-    tallies = tasks.map_batches(_run_task, fn_args=[job], batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+    files = pack_files(job.work.needs) if ships else {}
+    shipment = Shipment(tuple(files), ray.put(files)) if files else None
+    tallies = tasks.map_batches(
+        _run_task, fn_args=[job, shipment], batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
     try:
         for row in tallies.iter_rows():
             yield Tally(**row)
@@ -119,8 +131,20 @@ def _cut_tasks(chunks: list[pa.Table], cores: int) -> list[pa.Table]:
     return [pa.concat_tables(chunk for _, chunk in group) for _, group in groups]
 
 
-def _run_task(task: pa.Table, job: Job) -> pa.Table:
+@dataclass(frozen=True)
+class Shipment:
+    """Names of files, and Ray's reference to their contents."""
+
+    names: tuple[str, ...]
+    contents: Any
+
+
+def _run_task(task: pa.Table, job: Job, shipment: Shipment | None) -> pa.Table:
     """Chunks -> one row, what became of them."""
+    if shipment and not are_here(shipment.names):
+        import ray
+
+        unpack_files(ray.get(shipment.contents))
     numbers = task[CHUNK].to_numpy()
     edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(task)]
     tally = Tally()

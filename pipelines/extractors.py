@@ -93,6 +93,11 @@ class Extractor(Protocol):
         """How far the sound of a window reaches beyond its end."""
         ...
 
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        """See bulk.Work."""
+        ...
+
     def tensor(self, windows: Windows) -> tuple[pa.DataType, list[int]]:
         """The type and the shape of one window's features."""
         ...
@@ -109,6 +114,7 @@ class LogMels:
     kind: Kind = "logmel"
     sample_rate_hz: int = SAMPLE_RATE_HZ
     rest_s: float = FRAME_REST_S
+    needs: tuple[Path, ...] = ()
 
     @property
     def made(self) -> Made:
@@ -132,6 +138,7 @@ class Pictures:
 
     kind: Kind
     rest_s: float = 0.0
+    needs: tuple[Path, ...] = ()
 
     @property
     def sample_rate_hz(self) -> int:
@@ -188,6 +195,11 @@ class Embeddings:
             if self.pca:
                 values = _pca(self.pca).postprocess(values)
             yield np.pad(values, [(0, patches - count), (0, 0)]), count
+
+    @property
+    def needs(self) -> tuple[Path, ...]:
+        """See bulk.Work."""
+        return (self.bundle, self.pca) if self.pca else (self.bundle,)
 
     def _starts(self, frames: int) -> range:
         """Where patches begin in so many frames of sound: each at least half filled, and at least one."""

@@ -7,6 +7,7 @@ that is less than half filled is left out, unless it is the only one. `valid` sa
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -70,6 +71,10 @@ class FeatureWork:
         return _row_schema(*self.extractor.tensor(self.windows))
 
     @property
+    def needs(self) -> tuple[Path, ...]:
+        return self.extractor.needs
+
+    @property
     def part_s(self) -> float:
         """How long the parts of long recordings are: about ten minutes, in whole hops."""
         return round(PART_S / self.windows.hop_s) * self.windows.hop_s
@@ -103,6 +108,7 @@ class StoredWork:
     """AudioSet's published embeddings, one a second: up to 10 x 128 bytes a row, the rest zeros. A bulk.Work."""
 
     part_s: float = math.inf
+    needs: tuple[Path, ...] = ()
 
     @property
     def made(self) -> Made:
