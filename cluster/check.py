@@ -128,7 +128,7 @@ def _ask_all(settings: Settings, deadline_s: float) -> list[NodeReport]:
         NodeReport(node["NodeID"], node["NodeManagerAddress"], not proxies or node["NodeID"] in proxies)
         for node in nodes
     ]
-    task = ray.remote(look).options(num_cpus=0, max_retries=0)
+    task = ray.remote(num_cpus=0, max_retries=0)(look)
     asked: dict[Any, NodeReport] = {}
     for report in reports:
         there = NodeAffinitySchedulingStrategy(report.node_id, soft=False)

@@ -85,6 +85,13 @@ def _apply(config: dict[str, Any]) -> list[str]:
     return [application.name for application in schema.applications]
 
 
+class Keeper:
+    """An actor that only is there."""
+
+    def is_there(self) -> bool:
+        return True
+
+
 def _keep_code(config: dict[str, Any]) -> str:
     """Makes every application run the shipped code, and keeps it. Gives the keeper's name.
 
@@ -96,13 +103,10 @@ def _keep_code(config: dict[str, Any]) -> str:
     for application in config["applications"]:
         application.setdefault("runtime_env", {})["working_dir"] = code
 
-    class Keeper:
-        def holds(self) -> str:
-            return str(code)
-
     name = f"{KEEPER}-{Path(code).stem.removeprefix('_ray_pkg_')}"
     options = {"name": name, "lifetime": "detached", "get_if_exists": True, "max_restarts": -1, "num_cpus": 0}
-    ray.get(ray.remote(Keeper).options(**options).remote().holds.remote(), timeout=READY_TIMEOUT_S)
+    keeper = ray.remote(Keeper).options(**options).remote()
+    ray.get(keeper.is_there.remote(), timeout=READY_TIMEOUT_S)
     return name
 
 

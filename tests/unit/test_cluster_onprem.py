@@ -80,8 +80,8 @@ def test_ray_starts_with_the_token_the_environment_and_a_dashboard_on_loopback(l
 
 
 def test_workers_start_as_the_head_does_and_find_it(config: dict[str, Any]) -> None:
-    stop, start = config["worker_start_ray_commands"]
-    assert stop == "ray stop"
+    stop, start, watch = config["worker_start_ray_commands"]
+    assert (stop, watch) == ("ray stop", "~/earshot/cluster/nodes_end.sh")
     assert 'eval "$(earshot cluster environment)"; RAY_AUTH_MODE=token ray start --address=$RAY_HEAD_IP:6379' in start
 
 
