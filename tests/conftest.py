@@ -24,6 +24,7 @@ START_TIMEOUT_S = 120
 WITHOUT_SERVICE = ("test_bulk", "test_bulk_s3", "test_sweep", "test_train")  # integration tests on a Ray of their own
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes run the tests: one all that start a service, one after the other, the other one the rest, file by file."""
     for item in items:

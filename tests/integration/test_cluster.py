@@ -229,5 +229,11 @@ def test_ray_down_leaves_no_process_on_any_host_and_none_outside_dies(cluster: H
     assert "/tmp/raylet 600" in cluster.processes("head")
     ended = cluster.run("desk", f"cd {CHECKOUT} && ray down -y {cluster.state}/cluster.yaml")
     assert ended.returncode == 0, ended.stderr
-    wait_until(lambda: not [line for host in HOSTS for line in cluster.processes(host)], 60)
+    left: list[str] = []
+
+    def is_empty() -> bool:
+        left[:] = [f"{host}: {line}" for host in HOSTS for line in cluster.processes(host)]
+        return not left
+
+    wait_until(is_empty, 60)
     assert sentinel.is_running()
