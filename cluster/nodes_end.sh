@@ -9,7 +9,7 @@ set -euo pipefail
 watch() {
     local raylet=$1 session=$2 children=" " left process
     while kill -0 "$raylet" 2>/dev/null; do
-        children=" $(pgrep -P "$raylet" | tr '\n' ' ') "
+        children=" $({ pgrep -P "$raylet" || true; } | tr '\n' ' ') "
         sleep 1
     done
     for signal in TERM KILL; do

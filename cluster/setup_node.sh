@@ -35,6 +35,7 @@ done
 # What a login shell on this node finds: the commands, and the store of the weights.
 cat >"$HOME/.earshot" <<ENVIRONMENT
 export PATH=$checkout/.venv/bin:\$PATH
+export PYTHONPATH=$checkout
 export RAY_AUTH_MODE=token
 export EARSHOT_WEIGHTS=${EARSHOT_WEIGHTS:-}
 ENVIRONMENT

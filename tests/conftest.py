@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from cluster.session import free_port
 from tests.s3 import Cloud
@@ -24,12 +26,17 @@ START_TIMEOUT_S = 120
 WITHOUT_SERVICE = ("test_bulk", "test_bulk_s3", "test_sweep", "test_train")  # integration tests on a Ray of their own
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class ServiceApart(LoadScopeScheduling):
     """Two processes run the tests: one all that start a service, one after the other, the other one the rest, file by file."""
-    for item in items:
-        serves = item.path.parent.name != "unit" and item.path.stem not in WITHOUT_SERVICE
-        item.add_marker(pytest.mark.xdist_group("service" if serves else item.path.stem))
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(nodeid.split("::")[0])
+        return "service" if path.parent.name != "unit" and path.stem not in WITHOUT_SERVICE else path.stem
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ServiceApart:
+    """What divides the tests."""
+    return ServiceApart(config, log)
 
 
 @pytest.fixture(scope="session")
