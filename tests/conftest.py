@@ -23,15 +23,15 @@ from tests.tiny_models import save_tone_head, save_tone_tagger
 CHECKOUT = Path(__file__).resolve().parent.parent
 EARSHOT = Path(sys.executable).parent / "earshot"
 START_TIMEOUT_S = 120
-WITHOUT_SERVICE = ("test_bulk", "test_bulk_s3", "test_sweep", "test_train")  # integration tests on a Ray of their own
+BESIDE = ("test_bulk", "test_bulk_s3", "test_sweep", "test_train")  # of the integration tests
 
 
 class ServiceApart(LoadScopeScheduling):
-    """Two processes run the tests: one all that start a service, one after the other, the other one the rest, file by file."""
+    """Two processes run the tests: one those that ask the service, one after the other, the other one the rest, file by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = Path(nodeid.split("::")[0])
-        return "service" if path.parent.name != "unit" and path.stem not in WITHOUT_SERVICE else path.stem
+        return "service" if path.parent.name != "unit" and path.stem not in BESIDE else path.stem
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ServiceApart:

@@ -68,7 +68,9 @@ def page(request: pytest.FixtureRequest, browser: Browser, page_url: str) -> Ite
 
 
 def classify_sample(page: Page, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
+    file = name.lower().replace(" ", "-") + ".ogg"
+    with page.expect_response(lambda answer: file in answer.url):  # the player now has it
+        page.get_by_role("button", name=name, exact=True).click()
     expect(page.locator("#es-sound").get_by_role("button", name="Clear")).to_be_visible()
     page.get_by_role("button", name="Classify").click()
 
