@@ -91,8 +91,9 @@ def draw_soak(looks: Sequence[Look], rate: float, picture: Path) -> None:
         lambda look: look.files,
     )
     for panel, name, read in zip(figure.subplots(3, 1, sharex=True), NAMES, readings, strict=True):
-        panel.plot(minutes, [read(look) for look in looks])
-        panel.set(title=name, ylim=(0, None), xlabel="minutes" if name is NAMES[-1] else "")
+        values = [read(look) for look in looks]
+        panel.plot(minutes, values)
+        panel.set(title=name, ylim=(0, 1.15 * max(values)), xlabel="minutes" if name is NAMES[-1] else "")
         panel.grid(alpha=0.3)
     figure.suptitle(f"{rate:.0f} requests/s, half of what this machine carries")
     figure.savefig(picture, dpi=110)

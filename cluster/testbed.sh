@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Hosts to try cluster/onprem.yaml on, made on this one machine: a head, two workers and the desk from which they are started.
 #
-#   cluster/testbed.sh up                 make the hosts, `ray up` from the desk, wait for every node
+#   cluster/testbed.sh up                 make the hosts and, from the desk, cluster/up.sh: three nodes, the service, every node checked
 #   cluster/testbed.sh hosts              make the hosts only
 #   cluster/testbed.sh can                say whether this machine can, and if not, why
 #   cluster/testbed.sh run HOST COMMAND   run a shell command on desk, head, worker1 or worker2
@@ -10,7 +10,8 @@
 # A host is a set of Linux namespaces: its own network address, processes, name and mounts, with its own sshd, home, /tmp and /dev/shm in
 # memory. All of them live inside one more, the room, whose end takes everything along. So `ray stop`, which ends every Ray process that it
 # sees, sees no other cluster of this machine. The virtual environment is this checkout's, mounted read-only where `make` would make it; the
-# code is what `ray up` ships. Needs root, iproute2, openssh-server and rsync.
+# code is what `ray up` ships. They share the weights of EARSHOT_WEIGHTS, a folder; without it the starter weights.
+# Needs root, iproute2, openssh-server and rsync.
 set -euo pipefail
 shopt -s extglob
 
@@ -19,8 +20,8 @@ self=$checkout/cluster/testbed.sh
 state=${EARSHOT_TESTBED:-/tmp/earshot-testbed}
 net=10.77.83
 hosts="desk:2 head:10 worker1:11 worker2:12"
-nodes=3
 node_cpus=${EARSHOT_TESTBED_CPUS:-2}
+weights=${EARSHOT_WEIGHTS:-$checkout/models/starter}
 store_bytes=$((100 << 20))
 
 fail() {
@@ -54,8 +55,10 @@ make_hosts() {
         return
     fi
     make -q -C "$checkout" .venv/.core || fail "the virtual environment is older than its pins: run make setup"
+    [ -d "$weights" ] || fail "EARSHOT_WEIGHTS=$weights is no folder"
     rm -rf "$state"
     mkdir -p "$state" -m 700
+    cp -r "$weights" "$state/weights"
     ssh-keygen -q -t ed25519 -N '' -C testbed -f "$state/key"
     ssh-keygen -q -t ed25519 -N '' -C testbed -f "$state/host_key"
     head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$state/auth_token"
@@ -137,6 +140,7 @@ run_host() {
         mkdir -p $own/home/earshot/.venv
         mount --bind "$checkout/.venv" $own/home/earshot/.venv
         mount -o remount,bind,ro $own/home/earshot/.venv
+        echo "export EARSHOT_WEIGHTS=file://$state/weights EARSHOT_DOWNLOAD=false" >>$own/home/.bashrc
     fi
     mount --rbind $own/shm /dev/shm
     mount --rbind $own/home "$home"
@@ -151,16 +155,15 @@ run_host() {
     exec /usr/sbin/sshd -D -e -f "$state/sshd_config"
 }
 
-# A shell command on a host, in a login's environment: nothing of the caller's but the variables named in EARSHOT_TESTBED_ENV.
+# A shell command on a host, in a login's environment: nothing of the caller's.
 run_on() {
-    local name=$1 room inner kept=()
+    local name=$1 room inner
     shift
     room=$(room_pid) || fail "there are no hosts: $self up"
     inner=$(cat "$state/$name.pid" 2>/dev/null) || fail "no host named $name; there are: ${hosts//:+([0-9])/}"
-    for variable in ${EARSHOT_TESTBED_ENV:-}; do kept+=("$variable=${!variable}"); done
     nsenter -t "$room" -n -m -p -u nsenter -t "$inner" -n -m -p -u \
         env -i HOME="$(getent passwd root | cut -d: -f6)" USER=root LOGNAME=root TERM="${TERM:-dumb}" LANG=C.UTF-8 \
-        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin ${kept[@]+"${kept[@]}"} \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         bash -c "cd; . ./.bashrc; $*"
 }
 
@@ -174,19 +177,14 @@ wait_for() {
     done
 }
 
-nodes_are_there() {
-    [ "$(run_on head 'ray status' | awk '/^Active:/ {on = 1} /^Pending:/ {on = 0} on && /^ [0-9]+ / {n += $1} END {print n}')" = $nodes ]
-}
-
 up() {
     trap down EXIT # what fails leaves nothing behind, either
     make_hosts
     local began=$SECONDS
-    run_on desk "cd $checkout && ray up -y --no-config-cache $state/cluster.yaml" >"$state/up.log" 2>&1 ||
-        { tail -40 "$state/up.log" >&2; fail "ray up failed"; }
-    echo "testbed: ray up took $((SECONDS - began)) s" >&2
-    wait_for 180 "three nodes" nodes_are_there
-    echo "testbed: $nodes nodes after $((SECONDS - began)) s. Next: $self run head 'earshot cluster deploy && earshot cluster check'" >&2
+    echo "testbed: the cluster comes up, a minute or two; see $state/up.log" >&2
+    run_on desk "cd $checkout && cluster/up.sh $state/cluster.yaml" >"$state/up.log" 2>&1 ||
+        { tail -40 "$state/up.log" >&2; fail "cluster/up.sh failed"; }
+    echo "testbed: three nodes and the service after $((SECONDS - began)) s. Next: $self run head 'ray status; serve status'" >&2
     trap - EXIT
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.axes
 import matplotlib.figure
 import numpy as np
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.load.records import NO_ANSWER, Request
 from benchmarks.load.watch import Sample
@@ -29,15 +29,17 @@ def draw_load(requests: Sequence[Request], samples: Sequence[Sample], title: str
     times = [sample.time_s - start_s for sample in samples]
     panels[2].step(times, [sample.replicas for sample in samples], where="post", label="there", color="tab:gray")
     panels[2].step(times, [sample.serving for sample in samples], where="post", label="in service")
-    panels[2].set(ylabel="replicas", ylim=(0, None))
+    panels[2].set(ylabel="replicas")
     panels[3].plot(times, [sample.cpu for sample in samples], label="service")
     panels[3].plot(times, [sample.load_cpu for sample in samples], label="load generator", color="tab:gray")
-    panels[3].set(ylabel="CPU, cores", ylim=(0, None))
+    panels[3].set(ylabel="CPU, cores")
     panels[4].plot(times, [sample.pss_mib for sample in samples], label="memory of all processes (PSS)")
-    panels[4].set(ylabel="MiB", ylim=(0, None))
+    panels[4].set(ylabel="MiB")
     panels[5].plot(times, [sample.open_files for sample in samples], label="file descriptors of all processes")
-    panels[5].set(ylabel="open files", ylim=(0, None), xlabel="seconds", xlim=(0, length_s))
+    panels[5].set(ylabel="open files", xlabel="seconds", xlim=(0, length_s))
     for panel in panels:
+        if panel is not panels[1]:
+            panel.set_ylim(0, 1.15 * panel.get_ylim()[1])  # a flat line is not the panel's edge
         panel.grid(alpha=0.3)
         panel.legend(loc="upper left", fontsize="small")
     figure.suptitle(title)
@@ -52,7 +54,7 @@ def _draw_codes(panel: matplotlib.axes.Axes, requests: Sequence[Request], start_
         name = str(code) if code else "no answer"
         colour = COLOURS.get(code, OTHER_COLOUR)
         panel.step(edges[:-1], counts / width_s, where="post", label=f"{name}: {len(times):,}", color=colour)
-    panel.set(ylabel="requests/s by code", ylim=(0, None))
+    panel.set(ylabel="requests/s by code")
 
 
 def _draw_latency(panel: matplotlib.axes.Axes, requests: Sequence[Request], start_s: float, width_s: float) -> None:
@@ -65,5 +67,6 @@ def _draw_latency(panel: matplotlib.axes.Axes, requests: Sequence[Request], star
         name = {0.5: "median", 0.95: "p95", 1.0: "max"}[q]
         panel.plot(times, [np.quantile(bins[number], q) for number in sorted(bins)], label=name, color=colour, lw=1)
     panel.set(ylabel="latency, ms\nfrom the intended sending", yscale="log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panel.yaxis.set_minor_formatter(NullFormatter())

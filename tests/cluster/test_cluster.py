@@ -1,10 +1,11 @@
-"""A cluster that is really launched: `ray up cluster/onprem.yaml` on three hosts of namespaces, a bulk job, the service, the end.
+"""A cluster that is really launched: `cluster/up.sh cluster/onprem.yaml` on three hosts of namespaces, the service, a bulk job, the end.
 
 The tests follow each other: each goes on with the cluster that the ones before it left.
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from tests.conftest import CHECKOUT, wait_until
 from tests.sounds import encode, tone
 
 SCRIPT = CHECKOUT / "cluster" / "testbed.sh"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 HOSTS = ("head", "worker1", "worker2")
 SOUNDS = 48
-TIMEOUT_S = 200
+TIMEOUT_S = 300
+WITH_KEY = "EARSHOT_API_KEYS=$(cat ~/.ray/earshot_api_key)"  # the service's, which cluster/up.sh has made
 
 
 @dataclass
@@ -32,30 +35,34 @@ class Hosts:
     """The hosts. `state` is the one folder that all of them see."""
 
     state: Path
-    weights: str
+    weights: Path
 
-    def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """cluster/testbed.sh with these arguments."""
-        own = {"EARSHOT_TESTBED": str(self.state), "EARSHOT_TESTBED_ENV": " ".join(environment)}
+        own = {"EARSHOT_TESTBED": str(self.state), "EARSHOT_WEIGHTS": str(self.weights)}
         return subprocess.run(
             [str(SCRIPT), *arguments],
             capture_output=True,
             text=True,
             timeout=TIMEOUT_S,
-            env=os.environ | own | environment,
+            env=os.environ | own,
             check=False,
         )
 
     def run(self, host: str, command: str) -> subprocess.CompletedProcess[str]:
-        """A shell command on a host, as a user there has set it up."""
-        settings = {"EARSHOT_API_KEYS": "secret", "EARSHOT_WEIGHTS": self.weights, "EARSHOT_DOWNLOAD": "false"}
-        return self.call("run", host, command, **settings)
+        """A shell command on a host, in its user's environment."""
+        return self.call("run", host, command)
 
     def ray_list(self, what: str) -> list[dict[str, str]]:
         """Ray's own list of actors or tasks."""
         shown = self.run("head", f"ray list {what} --format json --limit 1000 2>/dev/null")
         found: list[dict[str, str]] = json.loads(shown.stdout)
         return found
+
+    def nodes_with(self, actor: str) -> set[str]:
+        """The nodes on which an actor of such a class lives."""
+        actors = self.ray_list("actors")
+        return {one["node_id"] for one in actors if one["state"] == "ALIVE" and actor in one["class_name"]}
 
     def processes(self, host: str) -> list[str]:
         """What runs on a host besides its sshd."""
@@ -97,15 +104,16 @@ def testbed(
     can = subprocess.run([str(SCRIPT), "can"], capture_output=True, text=True, check=False)
     if can.returncode:
         pytest.skip(can.stderr.strip())
+    weights = tmp_path_factory.mktemp("weights")
+    shutil.copytree(tone_tagger, weights / "yamnet")
+    shutil.copytree(tone_head, weights / "vggish-head")
     state = tmp_path_factory.mktemp("cluster") / "testbed"
-    hosts = Hosts(state, f"file://{state}/weights")
+    hosts = Hosts(state, weights)
     before = traces()
     started = hosts.call("hosts")
     assert started.returncode == 0, started.stderr
     made = {kind: found - before[kind] for kind, found in traces().items()}
     assert len(made["namespaces"]) >= 3 * (1 + len(HOSTS))
-    shutil.copytree(tone_tagger, state / "weights" / "yamnet")
-    shutil.copytree(tone_head, state / "weights" / "vggish-head")
     for number in range(SOUNDS):
         sound = state / "sounds" / ("low" if number % 2 else "high") / f"{number}.wav"
         sound.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +151,28 @@ def test_a_second_up_changes_nothing(cluster: Hosts) -> None:
     assert (again.returncode, again.stderr) == (0, "testbed: the hosts are there\n")
 
 
+def test_a_deployment_without_a_key_is_refused(cluster: Hosts) -> None:
+    refused = cluster.run("head", "EARSHOT_API_KEYS= earshot cluster deploy")
+    assert refused.returncode == 2
+    assert "set EARSHOT_API_KEYS=KEY, or say --insecure" in refused.stderr
+
+
+def test_one_command_has_brought_up_the_service_and_checked_every_node(cluster: Hosts) -> None:
+    told = COLOUR.sub("", (cluster.state / "up.log").read_text())
+    assert told.count(" ok ") == 3, told
+    assert "ray attach -p 8000" in told
+    assert len(cluster.nodes_with("ServeReplica")) > 1
+
+
+def test_a_check_without_the_service_says_so(cluster: Hosts) -> None:
+    ended = cluster.run("head", "serve shutdown -y")
+    assert ended.returncode == 0, ended.stderr
+    checked = cluster.run("head", "earshot cluster check")
+    assert checked.returncode == 1
+    assert checked.stderr.count("its proxy does not answer") == 3
+    assert "-> earshot cluster deploy" in checked.stderr
+
+
 def test_a_featurize_job_runs_on_every_node_and_brings_its_model_along(cluster: Hosts) -> None:
     folder = cluster.state
     places = f"--root {folder}/sounds --out {folder}/features"
@@ -158,33 +188,18 @@ def test_a_featurize_job_runs_on_every_node_and_brings_its_model_along(cluster: 
     wait_until(lambda: len(nodes()) == 3)  # the list lags behind
 
 
-def test_a_deployment_without_a_key_is_refused(cluster: Hosts) -> None:
-    refused = cluster.run("head", "EARSHOT_API_KEYS= earshot cluster deploy")
-    assert refused.returncode == 2
-    assert "set EARSHOT_API_KEYS=KEY, or say --insecure" in refused.stderr
-
-
-def test_a_check_before_the_service_is_there_says_so(cluster: Hosts) -> None:
-    checked = cluster.run("head", "earshot cluster check")
-    assert checked.returncode == 1
-    assert checked.stderr.count("its proxy does not answer") == 3
-    assert "-> earshot cluster deploy" in checked.stderr
-
-
 def test_the_service_runs_on_every_node(cluster: Hosts) -> None:
     config = yaml.safe_load((CHECKOUT / "serve" / "earshot.yaml").read_text())
     config["applications"][0]["args"]["yamnet"]["min_replicas"] = 3  # 5.5 cores of the 6 that three nodes have
     (cluster.state / "service.yaml").write_text(yaml.safe_dump(config))
-    deployed = cluster.run("head", f"earshot cluster deploy {cluster.state}/service.yaml")
+    deployed = cluster.run("head", f"{WITH_KEY} earshot cluster deploy {cluster.state}/service.yaml")
     assert deployed.returncode == 0, deployed.stderr
-    alive = [actor for actor in cluster.ray_list("actors") if actor["state"] == "ALIVE"]
-    replicas = {actor["node_id"] for actor in alive if actor["class_name"].startswith("ServeReplica")}
-    assert len(replicas) == 3
-    assert len({actor["node_id"] for actor in alive if "HAProxy" in actor["class_name"]}) == 3
+    assert len(cluster.nodes_with("ServeReplica")) == 3
+    assert len(cluster.nodes_with("HAProxy")) == 3
 
 
 def test_every_node_answers_through_its_own_proxy(cluster: Hosts) -> None:
-    checked = cluster.run("head", "earshot cluster check")
+    checked = cluster.run("head", f"{WITH_KEY} earshot cluster check")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.count(" ok ") == 3
     for host in HOSTS:
@@ -216,7 +231,7 @@ def test_strangers_are_refused_at_the_replicas_own_ports(cluster: Hosts) -> None
 def test_a_node_that_hangs_is_reported_and_not_waited_for(cluster: Hosts) -> None:
     cluster.run("worker2", "kill -STOP $(pgrep -x raylet)")
     try:
-        checked = cluster.run("head", "earshot cluster check --deadline-s 6")
+        checked = cluster.run("head", f"{WITH_KEY} earshot cluster check --deadline-s 6")
     finally:
         cluster.run("worker2", "kill -CONT $(pgrep -x raylet)")
     assert checked.returncode == 1

@@ -67,7 +67,8 @@ def test_clients_that_hang_up_give_their_room_back(full: tuple[str, Path], sent:
         for _ in range(8):
             client = open_ones.enter_context(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))))
             client.sendall(head.encode() + body)
-        wait_until(lambda: classify(url, encode(tone(300))) == 503)
+        # Twice: the room of the request before may be given back only a moment after its answer.
+        wait_until(lambda: [classify(url, encode(tone(300))) for _ in range(2)] == [503, 503])
     wait_until(lambda: eight_at_once(url) == {200})
     wait_until(lambda: log.read_text().count('"status": 499') == before + 8)
 
