@@ -1,6 +1,5 @@
 # make up      set up what serving needs, and serve          (make up ARGS="--port 9000")
 # make test    set up everything, run the gates and every test
-# make test-cluster   launch a cluster on hosts of namespaces and kill parts of a service under load (as root, 6 minutes)
 # make check   the gates alone: format, lint, types, floors
 # make bench   measure the service side by side with its peers
 # make bench-load   load `earshot up` with Artillery and draw what happens (ARGS="--test 1 | 2 | ramp", --short)
@@ -13,7 +12,7 @@ BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv
 ARGS ?=
 
-.PHONY: setup up test test-cluster check bench bench-chaos bench-data bench-load bench-train clean
+.PHONY: setup up test check bench bench-chaos bench-data bench-load bench-train clean
 .DELETE_ON_ERROR:
 
 setup: .venv/.all
@@ -23,9 +22,6 @@ up: .venv/.core
 
 test: .venv/.all check
 	@$(BIN)/python -m pytest $(ARGS)
-
-test-cluster: .venv/.all
-	@$(BIN)/python -m pytest -n 0 tests/cluster $(ARGS)
 
 check: .venv/.all
 	@$(BIN)/ruff format --check .

@@ -42,6 +42,7 @@ def deploy(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="no API key: a firewall keeps strangers out")
     ] = None,
+    deadline_s: Annotated[float, typer.Option(min=1, help="seconds to wait for replicas and proxies")] = 300.0,
 ) -> None:
     """Deploy the service to the running cluster, with this checkout as its code, and wait until it is ready.
 
@@ -56,7 +57,7 @@ def deploy(
         from cluster.settings import Settings
 
         settings = Settings(insecure=insecure) if insecure else Settings()
-        run(settings, config)
+        run(settings, config, deadline_s)
         out.print(f"deployed; on every node: {settings.url}/docs. Next: earshot cluster check", highlight=False)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cluster.settings import Settings
 from cluster.terminal import err
 from models.errors import BadOption, EarshotError
 
-READY_TIMEOUT_S = 300
+DEADLINE_S = 300.0
 POLL_S = 0.5
 EVERY_INTERFACE = "0.0.0.0"  # noqa: S104 (the replicas' ports, behind the API key; the proxy's own host is the node's)
 KEEPER = "earshot-code"
@@ -26,8 +27,11 @@ def on_cluster(settings: Settings) -> Settings:
     return settings.model_copy(update={"ray_address": address})
 
 
-def deploy(settings: Settings, path: Path) -> None:
-    """Returns when the service is ready. Raises BadOption for a file that cannot be deployed, EarshotError with the reason otherwise."""
+def deploy(settings: Settings, path: Path, deadline_s: float = DEADLINE_S) -> None:
+    """Returns when the service is ready. Raises BadOption for a file that cannot be deployed, EarshotError with the reason otherwise.
+
+    A version that is not ready by the deadline goes on starting; the one before it serves on until then.
+    """
     config = read_config(settings, path)
     settings = on_cluster(settings)
     prepare_environment(settings)
@@ -38,7 +42,7 @@ def deploy(settings: Settings, path: Path) -> None:
             keeper = _keep_code(config)
             progress.update(step, description="starting the service")
             names = _apply(config)
-            _wait_until_ready(names, lambda text: progress.update(step, description=text))
+            _wait_until_ready(names, deadline_s, lambda text: progress.update(step, description=text))
             _let_go_of_other_code(keeper)
 
 
@@ -106,7 +110,7 @@ def _keep_code(config: dict[str, Any]) -> str:
     name = f"{KEEPER}-{Path(code).stem.removeprefix('_ray_pkg_')}"
     options = {"name": name, "lifetime": "detached", "get_if_exists": True, "max_restarts": -1, "num_cpus": 0}
     keeper = ray.remote(Keeper).options(**options).remote()
-    ray.get(keeper.is_there.remote(), timeout=READY_TIMEOUT_S)
+    ray.get(keeper.is_there.remote(), timeout=DEADLINE_S)
     return name
 
 
@@ -119,12 +123,12 @@ def _let_go_of_other_code(keeper: str) -> None:
             ray.kill(ray.get_actor(actor["name"], namespace=NAMESPACE))
 
 
-def _wait_until_ready(names: list[str], tell: Any) -> None:
+def _wait_until_ready(names: list[str], deadline_s: float, tell: Callable[[str], None]) -> None:
     """Returns when every application runs and every proxy is healthy. Raises EarshotError with Serve's own reason."""
     from ray import serve
     from ray.serve.schema import ApplicationStatus, ProxyStatus
 
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    began_s = time.monotonic()
     was_ready = False
     while True:
         status = serve.status()
@@ -142,10 +146,11 @@ def _wait_until_ready(names: list[str], tell: Any) -> None:
         if is_ready and was_ready:  # twice: a node's first replica runs a moment before its proxy is known
             return
         was_ready = is_ready
-        if time.monotonic() > deadline_s:
+        if time.monotonic() - began_s > deadline_s:
             raise EarshotError(
-                f"not ready within {READY_TIMEOUT_S} s ({running} of {wanted} replicas, {healthy} of {len(proxies)} proxies): see `serve "
-                "status`, and `ray status` for resources that are missing"
+                f"not ready within {deadline_s:g} s: {running} of {wanted} replicas run, {healthy} of {len(proxies)} proxies. A new "
+                "version starts beside the old one, which serves on: is there room for both? `ray status` shows free cores, "
+                "`serve status` what is missing"
             )
         time.sleep(POLL_S)
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from models.audio import Limits
 from models.bundle import Bundle
 from models.errors import WeightsMissing
-from models.runtime import load_runtime, warm_up
+from models.runtime import Device, load_runtime, warm_up
 from models.weights import Places, default_cache, find_head, find_tagger
 from serve.api import Listens, build_api
 from serve.autoscaling import BACKLOG, QueuedSeconds
@@ -34,9 +34,7 @@ MAX_SAMPLES_PER_S = 96_000 * 2  # of the longest sound: two channels at 96 kHz
 HEALTH_CHECK_PERIOD_S = 1
 HEALTH_CHECK_TIMEOUT_S = 3  # three in a row take a replica out; a check waits for the event loop, not for the work
 GRACEFUL_SHUTDOWN_S = 10
-MAX_SURGE_PERCENT = (
-    50  # of a deployment's replicas: new ones start, and must pass their check, before any old one is stopped
-)
+MAX_SURGE_PERCENT = 50  # of a deployment's replicas start, and pass their check, before an old one is stopped
 PATIENCE_NETWORK, PATIENCE_LISTENER = 1 / 6, 1 / 3  # of the deadline, before another replica is asked, too
 
 
@@ -74,12 +72,12 @@ def describe_models(tagger: Bundle, head: Bundle | None) -> ModelsAnswer:
     return ModelsAnswer(models=[describe(tagger, "tagger")] + ([describe(head, "second-opinion")] if head else []))
 
 
-class YamnetDeployment(NetworkStage):
-    """YAMNet in replicas of its own."""
+class NetworkDeployment(NetworkStage):
+    """A network in replicas of its own."""
 
-    def __init__(self, args: ServiceArgs) -> None:
-        super().__init__(_bundles(args)[0].path, StageMeter("yamnet"), args.device)
-        self._full_s = args.yamnet.full_s
+    def __init__(self, bundle: Bundle, name: str, full_s: float, device: Device) -> None:
+        super().__init__(bundle.path, StageMeter(name), device)
+        self._full_s = full_s
 
     async def check_health(self) -> None:
         """Ray Serve's health check."""
@@ -90,23 +88,21 @@ class YamnetDeployment(NetworkStage):
         return {BACKLOG: self.backlog.audio_s(self._full_s)}
 
 
-class HeadDeployment(NetworkStage):
-    """The second opinion in replicas of its own."""
+class YamnetDeployment(NetworkDeployment):
+    """YAMNet."""
+
+    def __init__(self, args: ServiceArgs) -> None:
+        super().__init__(_bundles(args)[0], "yamnet", args.yamnet.full_s, args.device)
+
+
+class HeadDeployment(NetworkDeployment):
+    """The second opinion."""
 
     def __init__(self, args: ServiceArgs) -> None:
         bundle = _bundles(args)[1]
         if bundle is None:
             raise WeightsMissing("no second opinion here: name its folder with --head")
-        super().__init__(bundle.path, StageMeter("vggish-head"), args.device)
-        self._full_s = args.vggish_head.full_s
-
-    async def check_health(self) -> None:
-        """Ray Serve's health check."""
-        self.check_alive()
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Ray Serve's autoscaler hears of this replica."""
-        return {BACKLOG: self.backlog.audio_s(self._full_s)}
+        super().__init__(bundle, "vggish-head", args.vggish_head.full_s, args.device)
 
 
 class SpectrogramDeployment(Listener):

@@ -70,10 +70,8 @@ class RemoteStage:
         try:
             while True:
                 done, tries = await asyncio.wait(tries, timeout=self._patience_s, return_when=asyncio.FIRST_COMPLETED)
-                told = sorted(done, key=lambda ended: isinstance(ended.exception(), Overloaded))
-                if told and not (
-                    tries and isinstance(told[0].exception(), Overloaded)
-                ):  # else what still runs may answer
+                told = sorted(done, key=_is_overloaded)
+                if told and not (tries and _is_overloaded(told[0])):  # else what still runs may answer
                     self._second_asks.earn()
                     return told[0].result()
                 if not done and started < MOST_AT_ONCE and self._second_asks.spend():
@@ -100,3 +98,7 @@ class RemoteStage:
                     raise Overloaded("a stage of the service is down: send the request again a little later") from error
                 logger.warning("%s: the replica died, trying again", method)
                 await asyncio.sleep(pause_s)
+
+
+def _is_overloaded(ended: asyncio.Task[Any]) -> bool:
+    return isinstance(ended.exception(), Overloaded)

@@ -39,7 +39,7 @@ def draw_load(requests: Sequence[Request], samples: Sequence[Sample], title: str
     panels[5].set(ylabel="open files", xlabel="seconds", xlim=(0, length_s))
     for panel in panels:
         if panel is not panels[1]:
-            panel.set_ylim(0, 1.15 * panel.get_ylim()[1])  # a flat line is not the panel's edge
+            panel.set_ylim(0, 1.4 * panel.get_ylim()[1])  # room for the legend
         panel.grid(alpha=0.3)
         panel.legend(loc="upper left", fontsize="small")
     figure.suptitle(title)

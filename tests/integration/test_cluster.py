@@ -188,11 +188,17 @@ def test_a_featurize_job_runs_on_every_node_and_brings_its_model_along(cluster: 
     wait_until(lambda: len(nodes()) == 3)  # the list lags behind
 
 
-def test_the_service_runs_on_every_node(cluster: Hosts) -> None:
+def deploy(cluster: Hosts, flags: str = "", **args: object) -> subprocess.CompletedProcess[str]:
+    """`earshot cluster deploy` of a service that fills the cluster: 5.5 cores of the 6 that three nodes have."""
     config = yaml.safe_load((CHECKOUT / "serve" / "earshot.yaml").read_text())
-    config["applications"][0]["args"]["yamnet"]["min_replicas"] = 3  # 5.5 cores of the 6 that three nodes have
+    config["applications"][0]["args"]["yamnet"]["min_replicas"] = 3
+    config["applications"][0]["args"] |= args
     (cluster.state / "service.yaml").write_text(yaml.safe_dump(config))
-    deployed = cluster.run("head", f"{WITH_KEY} earshot cluster deploy {cluster.state}/service.yaml")
+    return cluster.run("head", f"{WITH_KEY} earshot cluster deploy {flags} {cluster.state}/service.yaml")
+
+
+def test_the_service_runs_on_every_node(cluster: Hosts) -> None:
+    deployed = deploy(cluster)
     assert deployed.returncode == 0, deployed.stderr
     assert len(cluster.nodes_with("ServeReplica")) == 3
     assert len(cluster.nodes_with("HAProxy")) == 3
@@ -226,6 +232,15 @@ def test_strangers_are_refused_at_the_replicas_own_ports(cluster: Hosts) -> None
     codes = " ".join(answer.stdout for answer in asked).split()
     assert codes
     assert set(codes) == {"401"}
+
+
+def test_a_version_for_which_there_is_no_room_leaves_the_one_before_it_serving(cluster: Hosts) -> None:
+    deployed = deploy(cluster, "--deadline-s 8", second_opinion_rate=0.5)
+    assert deployed.returncode == 1
+    assert "not ready within 8 s" in deployed.stderr
+    assert "is there room for both?" in deployed.stderr
+    checked = cluster.run("head", f"{WITH_KEY} earshot cluster check")
+    assert checked.stdout.count(" ok ") == 3, checked.stdout + checked.stderr
 
 
 def test_a_node_that_hangs_is_reported_and_not_waited_for(cluster: Hosts) -> None:
