@@ -23,7 +23,7 @@ from tests.tiny_models import save_tone_head, save_tone_tagger
 CHECKOUT = Path(__file__).resolve().parent.parent
 EARSHOT = Path(sys.executable).parent / "earshot"
 START_TIMEOUT_S = 120
-BESIDE = ("test_bulk", "test_bulk_s3", "test_cluster", "test_sweep", "test_train")  # of those that are not unit tests
+BESIDE = ("test_bulk", "test_cluster", "test_sweep", "test_train")  # of those that are not unit tests
 
 
 class ServiceApart(LoadScopeScheduling):
