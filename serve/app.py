@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal, cast
 
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.audio import Limits
 from models.bundle import Bundle
@@ -165,9 +166,29 @@ class Api:
             body_timeout_s=args.body_timeout_s,
             access_log=args.access_log,
         )
-        return build_api(
+        api = build_api(
             self._listener, self._models, rules, args.deadline_s, args.cors_origins, args.home, read_metrics
         )
+        return behind_proxy(api)
+
+
+def behind_proxy(app: ASGIApp) -> ASGIApp:
+    """`app`, told of a client that is gone in ASGI's words.
+
+    Ray's proxy lets go of a request whose client hangs up, or dies itself; the fetching of the body then sometimes raises Ray's error
+    (TaskCancelledError, seen with 2.60), where ASGI has a message for it.
+    """
+
+    async def told(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_or_end() -> Message:
+            try:
+                return await receive()
+            except RayError:
+                return {"type": "http.disconnect"}
+
+        await app(scope, receive_or_end, send)
+
+    return told
 
 
 def build_listener(args: ServiceArgs, tagger: Bundle, head: Bundle | None) -> Listener:

@@ -1,17 +1,24 @@
 """The gate over real HTTP: bodies too large or too slow, a full service, keys, request ids, the access log, origins, faults."""
 
+import asyncio
 import json
 import logging
+import resource
 import select
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from ray.exceptions import TaskCancelledError
+from starlette.types import Message
 
+from serve.api import build_api
+from serve.app import behind_proxy
+from serve.gate import GateRules
 from serve.stages import Listener
 from tests.conftest import wait_until
-from tests.unit.test_api import GOOD, MAX_BODY_BYTES, Api, assert_problem, load_listener, run_api
+from tests.unit.test_api import GOOD, MAX_BODY_BYTES, NO_MODELS, Api, assert_problem, load_listener, run_api
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +136,23 @@ def test_a_full_disk_under_the_access_log_costs_no_request_and_is_said_once(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_line_that_found_room_for_a_part_of_it_spoils_no_other(listener: Listener, tmp_path: Path) -> None:
+    log = tmp_path / "access.jsonl"
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with run_api(listener, access_log=log) as api:
+        api.http.get("/healthz")
+        wait_until(lambda: log.stat().st_size > 0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 40, hard))  # as a disk with 40 bytes left
+        try:
+            assert [api.http.get("/healthz").status_code for _ in range(100)] == [200] * 100
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        api.http.get("/healthz", headers={"X-Request-ID": "room-again"})
+        wait_until(lambda: "room-again" in log.read_text())
+    first, torn, last = log.read_text().splitlines()
+    assert (json.loads(first)["status"], len(torn), json.loads(last)["status"]) == (200, 40, 200)
+
+
 def test_an_access_log_whose_folder_was_taken_away_costs_no_request_and_is_written_again_when_it_is_back(
     listener: Listener, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -153,6 +177,31 @@ def test_client_that_hangs_up_is_logged_as_such_and_not_as_a_fault(
         wait_until(lambda: log.read_text().endswith("\n"))
         assert api.classify().status_code == 200
     assert json.loads(log.read_text().splitlines()[0])["status"] == 499
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_client_that_hangs_up_before_rays_proxy_is_logged_as_such(
+    listener: Listener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "access.jsonl"
+    app = behind_proxy(build_api(listener, NO_MODELS, GateRules(access_log=log), deadline_s=20))
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise TaskCancelledError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/classify",
+        "query_string": b"",
+        "headers": [(b"content-length", b"9")],
+    }
+    asyncio.run(app(scope, receive, send))
+    assert json.loads(log.read_text())["status"] == 499
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
