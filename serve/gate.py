@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -200,7 +201,7 @@ class _AccessFile(logging.handlers.WatchedFileHandler):
         self._torn = False
         super().__init__(path)
 
-    def _open(self) -> io.FileIO:  # type: ignore[override]  # the base class wants text, which has a buffer
+    def _open(self) -> Any:  # an io.FileIO, where the base class has a text file with its buffer
         return open(self.baseFilename, "ab", buffering=0)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -210,7 +211,7 @@ class _AccessFile(logging.handlers.WatchedFileHandler):
             self.reopenIfNeeded()
             if self.stream is None:
                 self.stream = self._open()
-            written = self.stream.write(line)
+            written = cast(io.FileIO, self.stream).write(line)
             if written < len(line):
                 self._torn = True
                 raise OSError(f"there was room for {written} of {len(line)} bytes")
