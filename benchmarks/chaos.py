@@ -122,7 +122,7 @@ async def watch(
     before = census(service)
     async with Load(url, sounds, plan.rate, deadline_s) as load:
         await asyncio.sleep(plan.calm_s)
-        victims, struck_s = fault.act(service), time.monotonic()
+        victims, struck_s = fault.act(service, load), time.monotonic()
         whole_s = None
         while not (whole_s is not None and _goes_well(load)) or time.monotonic() < struck_s + plan.watch_s:
             if time.monotonic() > struck_s + WHOLE_AGAIN_S:

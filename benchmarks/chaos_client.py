@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ RATE_HZ = 16_000
 LENGTHS_S = (0.6, 1.0, 1.7, 2.4, 3.1, 4.3, 5.0, 60.0)  # a long one now and then, so that a fault finds work under way
 TONES_HZ = (250, 300, 350, 2500, 3000, 3500)
 SLACK_S = 5.0  # beyond the service's deadline, after which a request counts as lost
+LEAVES_AFTER_S = 0.5  # a client who has sent a part of its sound
 SAME = 1e-5  # between two scores
 QUESTION = "/v1/classify?second_opinion=always&top_k=3"
 
@@ -102,6 +103,16 @@ class Load:
         """The outcomes of the requests that were due from that time on, as far as they are known."""
         return [outcome for outcome in self.outcomes if outcome.due_s >= due_s]
 
+    def burst(self, count: int) -> None:
+        """So many requests more, at once."""
+        for number in range(count):
+            self._send(number, time.monotonic())
+
+    def hang_up(self, count: int) -> None:
+        """So many clients at once who send a part of a sound, or all of it, and go: they want no answer, and have no outcome."""
+        for number in range(count):
+            self._start(self._leave(self._sounds[number * 7 % len(self._sounds)], whole=number % 2 == 0))
+
     async def _pace(self) -> None:
         began_s = time.monotonic()
         for number in itertools.count():
@@ -109,10 +120,26 @@ class Load:
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             if self._stop.is_set():
                 return
-            self.sent += 1
-            task = asyncio.create_task(self._ask(self._sounds[number * 7 % len(self._sounds)], due_s))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._send(number, due_s)
+
+    def _send(self, number: int, due_s: float) -> None:
+        self.sent += 1
+        self._start(self._ask(self._sounds[number * 7 % len(self._sounds)], due_s))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _leave(self, sound: Sound, *, whole: bool) -> None:
+        body = sound.body if whole else sound.body[: len(sound.body) // 2]
+        url = self._http.base_url
+        _, writer = await asyncio.open_connection(url.host, url.port)
+        head = f"POST {QUESTION} HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: audio/flac\r\nContent-Length: {len(sound.body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        await asyncio.sleep(LEAVES_AFTER_S if not whole else 0)
+        writer.close()
 
     async def _ask(self, sound: Sound, due_s: float) -> None:
         request_id = f"chaos-{uuid.uuid4().hex}"

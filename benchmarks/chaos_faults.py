@@ -1,4 +1,4 @@
-"""The faults: what is done to a running service, by process, and when it counts as whole again.
+"""The faults: what is done to a running service, to its processes or by its clients, and when it counts as whole again.
 
 Only processes below the service's own main process are ever looked for, and each is ended by its id.
 """
@@ -10,12 +10,19 @@ from dataclasses import dataclass
 
 import psutil
 
-from benchmarks.chaos_client import CLOSED, FULL, REFUSED
+from benchmarks.chaos_client import CLOSED, FULL, REFUSED, Load
 
 NOTHING: frozenset[str] = frozenset()
 ON_ITS_CONNECTIONS = frozenset({CLOSED, FULL})
 WHILE_NOBODY_LISTENS = frozenset({CLOSED, FULL, REFUSED})
+MORE_THAN_FITS = 400  # requests at once: two Api replicas take 64 each
+LEAVERS = 100
 STAGES = ("Api", "Spectrogram", "Yamnet", "VggishHead")
+
+
+Act = Callable[
+    [psutil.Process, Load], list[psutil.Process]
+]  # on the service and the load that runs; gives who was struck
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Fault:
     """What is done, which outcomes but a right answer may follow, and within how many seconds they must end (None: any)."""
 
     name: str
-    act: Callable[[psutil.Process], list[psutil.Process]]
+    act: Act
     may: frozenset[str] = NOTHING
     back_within_s: float | None = None
 
@@ -41,10 +48,10 @@ def _title(process: psutil.Process) -> str:
     return ""
 
 
-def send(title: str, number: signal.Signals, count: int = 1) -> Callable[[psutil.Process], list[psutil.Process]]:
+def send(title: str, number: signal.Signals, count: int = 1) -> Act:
     """A fault that sends a signal to the oldest `count` processes of that title, and tells which."""
 
-    def act(service: psutil.Process) -> list[psutil.Process]:
+    def act(service: psutil.Process, _: Load) -> list[psutil.Process]:
         victims = find(service, title)[:count]
         if not victims:
             raise LookupError(f"the service has no process {title!r}")
@@ -55,7 +62,7 @@ def send(title: str, number: signal.Signals, count: int = 1) -> Callable[[psutil
     return act
 
 
-def kill_node(service: psutil.Process) -> list[psutil.Process]:
+def kill_node(service: psutil.Process, _: Load) -> list[psutil.Process]:
     """Ends the last raylet that was started and every process of its node at once, as a machine that loses power."""
     raylet = find(service, "raylet/raylet")[-1]
     victims = [raylet, *raylet.children(recursive=True)]
@@ -63,6 +70,18 @@ def kill_node(service: psutil.Process) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error):
             victim.kill()
     return victims
+
+
+def fill_the_queue(_: psutil.Process, load: Load) -> list[psutil.Process]:
+    """More requests at once than fit."""
+    load.burst(MORE_THAN_FITS)
+    return []
+
+
+def hang_up(_: psutil.Process, load: Load) -> list[psutil.Process]:
+    """Clients who send, wait for nothing and go."""
+    load.hang_up(LEAVERS)
+    return []
 
 
 def replica(stage: str) -> str:
@@ -92,7 +111,7 @@ def wake(processes: Iterable[psutil.Process]) -> None:
 
 
 def on_one_machine() -> list[Fault]:
-    """The faults of processes on one machine."""
+    """The faults on one machine: of processes, and of clients."""
     kill, stop = signal.SIGKILL, signal.SIGSTOP
     inner = [stage for stage in STAGES if stage != "Api"]
     return [
@@ -103,6 +122,8 @@ def on_one_machine() -> list[Fault]:
         Fault("kill HAProxy", send("haproxy", kill), WHILE_NOBODY_LISTENS, 6),
         Fault("kill the proxy actor", send("ray::HAProxyManager", kill), WHILE_NOBODY_LISTENS, 6),
         Fault("kill the controller", send("ray::ServeController", kill)),
+        Fault("fill the queue", fill_the_queue, frozenset({FULL})),
+        Fault("clients hang up", hang_up),
     ]
 
 

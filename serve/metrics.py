@@ -1,6 +1,5 @@
 """Prometheus metrics of one stage, through Ray: each node's agent serves those of all its replicas on one page."""
 
-import httpx
 import ray
 from ray.util.metrics import Counter, Histogram
 
@@ -39,6 +38,8 @@ class StageMeter:
 
 async def read_metrics() -> str:
     """Earshot's metrics of every node, in Prometheus' text format. Raises httpx.HTTPError when a node does not answer."""
+    import httpx  # an eighth of a second of CPU, which a new replica under load does not have
+
     lines: list[str] = []
     async with httpx.AsyncClient(timeout=5) as client:
         for node in ray.nodes():

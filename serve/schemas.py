@@ -75,7 +75,7 @@ class Pace:
 
 
 PaceName = Literal["demo", "production"]
-PACES: dict[PaceName, Pace] = {"demo": Pace(0.1, 1.0, 5.0), "production": Pace(0.25, 1.5, 60.0)}
+PACES: dict[PaceName, Pace] = {"demo": Pace(0.1, 0.5, 5.0), "production": Pace(0.2, 1.0, 60.0)}
 
 
 class StageScaling(BaseModel):

@@ -78,16 +78,11 @@ def test_the_service_outlives_what_runs_it(separate: Service, sounds: list[Sound
 def test_more_than_fits_is_refused_with_when_to_come_back_and_what_was_taken_is_answered(
     separate: Service, sounds: list[Sound]
 ) -> None:
-    async def burst() -> Load:
-        async with Load(separate.url, sounds, rate=1000, deadline_s=DEADLINE_S) as load:
-            while load.sent < 400:
-                await asyncio.sleep(0.01)
-        return load
+    assert strike(separate, FAULTS["fill the queue"], sounds).outcomes["503"]
 
-    load = asyncio.run(burst())
-    assert {outcome.what for outcome in load.outcomes} == {"200", "503"}
-    assert len(load.outcomes) == load.sent
-    assert count_doubled(separate.log.parent / "access.jsonl") == 0
+
+def test_clients_that_hang_up_cost_the_others_nothing(separate: Service, sounds: list[Sound]) -> None:
+    strike(separate, FAULTS["clients hang up"], sounds)
 
 
 DEPLOY = """

@@ -57,4 +57,4 @@ def test_an_id_that_was_answered_twice_is_seen_in_the_access_log(tmp_path: Path)
     ],
 )
 def test_whatever_a_fault_does_not_allow_is_told(result: Result, complaints: list[str]) -> None:
-    assert find_complaints(result, Fault("x", lambda _: [], frozenset({"503"}), 5)) == complaints
+    assert find_complaints(result, Fault("x", lambda *_: [], frozenset({"503"}), 5)) == complaints
