@@ -146,6 +146,24 @@ def test_ray_up_makes_three_nodes_that_ask_for_the_token(cluster: Hosts) -> None
     assert "InvalidAuthToken" in refused.stderr + refused.stdout
 
 
+KNOCK = """
+import sys, grpc
+call = grpc.insecure_channel("127.0.0.1:10001").unary_unary("/ray.rpc.RayletDriver/ClusterInfo")
+for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Bearer {sys.argv[1]}"}):
+    try:
+        call(b"", metadata=tuple(header.items()), timeout=10)
+        print("let in")
+    except grpc.RpcError as error:
+        print("refused" if error.code() == grpc.StatusCode.UNAUTHENTICATED else "let in")
+"""
+
+
+def test_rays_client_port_asks_for_the_token(cluster: Hosts) -> None:
+    (cluster.state / "knock.py").write_text(KNOCK)
+    knocked = cluster.run("head", f"python {cluster.state}/knock.py $(cat ~/.ray/auth_token)")
+    assert knocked.stdout.split("\n") == ["refused", "refused", "let in", ""], knocked.stderr
+
+
 def test_a_second_up_changes_nothing(cluster: Hosts) -> None:
     again = cluster.call("hosts")
     assert (again.returncode, again.stderr) == (0, "testbed: the hosts are there\n")
