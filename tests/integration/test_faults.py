@@ -78,7 +78,17 @@ def test_the_service_outlives_what_runs_it(separate: Service, sounds: list[Sound
 def test_more_than_fits_is_refused_with_when_to_come_back_and_what_was_taken_is_answered(
     separate: Service, sounds: list[Sound]
 ) -> None:
-    assert strike(separate, FAULTS["fill the queue"], sounds).outcomes["503"]
+    async def overload() -> Load:
+        """More and more, until one has been refused: how much fits depends on the machine."""
+        async with Load(separate.url, sounds, rate=1000, deadline_s=DEADLINE_S) as load:
+            while load.sent < 5000 and not any(outcome.what == "503" for outcome in load.outcomes):
+                await asyncio.sleep(0.01)
+        return load
+
+    load = asyncio.run(overload())
+    assert {outcome.what for outcome in load.outcomes} == {"200", "503"}
+    assert len(load.outcomes) == load.sent
+    assert count_doubled(separate.log.parent / "access.jsonl") == 0
 
 
 def test_clients_that_hang_up_cost_the_others_nothing(separate: Service, sounds: list[Sound]) -> None:
