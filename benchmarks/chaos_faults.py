@@ -20,9 +20,8 @@ LEAVERS = 100
 STAGES = ("Api", "Spectrogram", "Yamnet", "VggishHead")
 
 
-Act = Callable[
-    [psutil.Process, Load], list[psutil.Process]
-]  # on the service and the load that runs; gives who was struck
+# What is done to the service and the load that runs; it gives the processes that were struck.
+Act = Callable[[psutil.Process, Load], list[psutil.Process]]
 
 
 @dataclass(frozen=True)

@@ -198,19 +198,19 @@ class _AccessFile(logging.handlers.WatchedFileHandler):
 
     def __init__(self, path: Path) -> None:
         self._broken = False
-        self._torn = False
         super().__init__(path)
 
     def _open(self) -> Any:  # an io.FileIO, where the base class has a text file with its buffer
+        self._torn = False  # of this file, which may be another than before
         return open(self.baseFilename, "ab", buffering=0)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one line, if it can."""
-        line = f"{self.terminator if self._torn else ''}{self.format(record)}{self.terminator}".encode()
         try:
             self.reopenIfNeeded()
             if self.stream is None:
                 self.stream = self._open()
+            line = f"{self.terminator if self._torn else ''}{self.format(record)}{self.terminator}".encode()
             written = cast(io.FileIO, self.stream).write(line)
             if written < len(line):
                 self._torn = True

@@ -15,7 +15,7 @@ from benchmarks.process_tree import cpu_by_process_s, cpu_spent_s, pss_by_proces
 EVERY_S = 1.0
 MEMORY_EVERY_S = 5.0  # to read what each process shares takes 0.2 s of CPU
 REPLICA = "ServeReplica:earshot:"
-SERVING_PORTS = range(30_000, 31_001)  # where Ray Serve puts HTTP; its own processes listen from 32768 on
+SERVING_PORTS = range(30_000, 31_001)  # where Ray Serve puts HTTP; Ray itself listens from 32768 on
 
 
 @dataclass(frozen=True)
